@@ -1,0 +1,274 @@
+"""Is this folder safe and whole: looked through before any library opens a file in it.
+
+Knows no model classes and loads no weights: classes are held against an allow-list by name, and of
+weights only the headers are read. Every refusal is a CheckpointError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import CheckpointError
+from pipeline.files import parse_json
+from pipeline.headers import TensorInfo, naming, read_header, shorten
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Checkpoint",
+    "TensorInfo",
+    "check_finite",
+    "check_folder",
+    "checkpoint_hash",
+    "read_header",
+]
+
+MAX_CONFIG_BYTES = 10**6
+
+_SCHEDULERS = (
+    "DDIM", "DDPM", "PNDM", "LCM", "TCD", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
+    "LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DEISMultistep", "UniPCMultistep",
+    "DPMSolverMultistep", "DPMSolverSinglestep",
+)  # fmt: skip
+
+# What every checkpoint must have, and what each part may be: library and class.
+_PARTS = {
+    "vae": {("diffusers", "AutoencoderKL")},
+    "unet": {("diffusers", "UNet2DConditionModel")},
+    "scheduler": {("diffusers", f"{name}Scheduler") for name in _SCHEDULERS},
+    "text_encoder": {("transformers", "CLIPTextModel")},
+    "tokenizer": {("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")},
+}
+
+# What a checkpoint may name besides, and this program never loads.
+_IGNORED = {
+    "safety_checker": {("stable_diffusion", "StableDiffusionSafetyChecker")},
+    "feature_extractor": {
+        ("transformers", "CLIPFeatureExtractor"),
+        ("transformers", "CLIPImageProcessor"),
+    },
+    "image_encoder": {("transformers", "CLIPVisionModelWithProjection")},
+}
+
+_SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+_STEMS = {
+    "vae": "diffusion_pytorch_model",
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+_WEIGHT_DTYPES = ("F16", "BF16", "F32", "F64")
+_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder that has been looked through.
+
+    `components` holds library and class of each part that may be loaded, `files` all that decides
+    a picture, sorted; `variants` the variant ("fp16") of the parts whose weights exist in no other,
+    and `ignored` the parts that are named and never loaded.
+    """
+
+    folder: Path
+    name: str
+    components: dict[str, tuple[str, str]] = field(hash=False)
+    files: tuple[Path, ...]
+    variants: dict[str, str] = field(default_factory=dict, hash=False)
+    ignored: tuple[str, ...] = ()
+
+
+def check_folder(folder: Path, name: str) -> Checkpoint:
+    """The checkpoint in `folder`, Stable Diffusion in diffusers' layout; errors call it `name`."""
+    with naming(name):
+        tree = _Tree(folder)
+        components, ignored = _read_index(tree)
+        files, variants = ["model_index.json"], dict[str, str]()
+        for part in components:
+            files += _check_config(tree, part)
+            if part in _STEMS:
+                variant, weights = _find_weights(tree, part)
+                files += weights
+                variants |= {part: variant} if variant else {}
+    paths = tuple(folder / file for file in sorted(files))
+    return Checkpoint(folder, name, components, paths, variants, ignored)
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and contents of its files, in hexadecimal; the same wherever it lies.
+
+    It is that of the listing which `sha256sum` prints in the folder for the sorted `files`.
+    """
+    listing = ""
+    for file in checkpoint.files:
+        name = file.relative_to(checkpoint.folder).as_posix()
+        with naming(f"{checkpoint.name}: {name}"):
+            stat = file.stat()
+            listing += f"{_hash_file(file, stat.st_size, stat.st_mtime_ns)}  {name}\n"
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not all numbers, by the tensor's name; `name` says whose they are."""
+    for key, tensor in tensors.items():
+        if not (finite := tensor.isfinite()).all():
+            bad = int((~finite).sum())
+            raise CheckpointError(
+                f"{name}: tensor {shorten(key)} is NaN or infinite in {bad} of its "
+                f"{tensor.numel()} places"
+            )
+
+
+class _Tree:
+    """A model folder whose files are reached only within it, or within its own hub cache."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise CheckpointError("there is no such folder")
+        self.folder = folder
+        real = folder.resolve()
+        self._roots = [real]
+        if real.parent.name == "snapshots":  # the hub's cache keeps contents apart from their names
+            self._roots.append(real.parent.parent / "blobs")
+
+    def has(self, relative: str) -> bool:
+        """Whether that file is there; a link that leads out of the folder is refused."""
+        file = self.folder / relative
+        if not file.is_file():
+            return False
+        if not any(file.resolve().is_relative_to(root) for root in self._roots):
+            raise CheckpointError(f"{relative}: is a link that leads out of the folder")
+        return True
+
+    def read_object(self, relative: str) -> dict[str, Any]:
+        """The JSON object in that file, which must be there; a scheduler's may hold infinities."""
+        if not self.has(relative):
+            raise CheckpointError(f"{relative}: is missing{self.find_pickle('')}")
+        with naming(relative):
+            with (self.folder / relative).open("rb") as stream:
+                data = stream.read(MAX_CONFIG_BYTES + 1)
+            if len(data) > MAX_CONFIG_BYTES:
+                raise CheckpointError(f"is larger than {MAX_CONFIG_BYTES} bytes")
+            values = parse_json(data, infinities=relative == _SCHEDULER_CONFIG)
+            if not isinstance(values, dict):
+                raise CheckpointError("is not a JSON object")
+        return values
+
+    def find_pickle(self, part: str) -> str:
+        """What to say of a pickle that lies in place of what is missing; nothing if none does."""
+        found = sorted(f for f in (self.folder / part).glob("*") if f.suffix.lower() in _PICKLES)
+        if not found:
+            return ""
+        return (
+            f"; {found[0].relative_to(self.folder).as_posix()} is a pickle, which can run code "
+            "and is never opened: convert it elsewhere to safetensors"
+        )
+
+
+def _read_index(tree: _Tree) -> tuple[dict[str, tuple[str, str]], tuple[str, ...]]:
+    """The parts to load with what they are, and the parts to leave alone."""
+    index = tree.read_object("model_index.json")
+    with naming("model_index.json"):
+        if (kind := index.get("_class_name")) != "StableDiffusionPipeline":
+            raise CheckpointError(f"is of a {shorten(kind)}: must be of a StableDiffusionPipeline")
+        named = {
+            part: value
+            for part, value in index.items()
+            if not part.startswith("_") and not isinstance(value, bool)
+        }
+        for part, value in named.items():
+            _check_pair(part, value)
+        if absent := [part for part in _PARTS if part not in named]:
+            raise CheckpointError(f"names no {absent[0]}")
+    components = {part: (named[part][0], named[part][1]) for part in _PARTS}
+    return components, tuple(part for part in named if part in _IGNORED)
+
+
+def _check_pair(part: str, value: object) -> None:
+    """A part's library and class must be among those it may have."""
+    allowed = _PARTS.get(part) or _IGNORED.get(part)
+    if allowed is None:
+        raise CheckpointError(f"{shorten(part)} is no part of a StableDiffusionPipeline")
+    if part in _IGNORED and value in (None, [None, None]):
+        return
+    if value not in [list(pair) for pair in allowed]:
+        library = min(library for library, _ in allowed)
+        names = ", ".join(sorted(name for _, name in allowed))
+        raise CheckpointError(f"{part} is {shorten(value)}: must be of {library}, one of {names}")
+
+
+def _check_config(tree: _Tree, part: str) -> list[str]:
+    """The files that decide, beside its weights, what `part` does; each of them is there."""
+    config = _SCHEDULER_CONFIG if part == "scheduler" else f"{part}/config.json"
+    files = [config]
+    if part == "tokenizer":
+        config = f"{part}/tokenizer_config.json"
+        words = [f"{part}/{name}" for name in ("merges.txt", "tokenizer.json", "vocab.json")]
+        files = [file for file in [config, *words] if tree.has(file)]
+        if words[1] not in files and not {words[0], words[2]} <= set(files):
+            raise CheckpointError(f"{part}: has no tokenizer.json, nor vocab.json and merges.txt")
+    if config in files and "auto_map" in tree.read_object(config):
+        raise CheckpointError(f"{config}: asks for code of its own, which is never run")
+    return files
+
+
+def _find_weights(tree: _Tree, part: str) -> tuple[str, list[str]]:
+    """The variant of a part's weights, and the files a loader may take, all of them looked into."""
+    stem = f"{part}/{_STEMS[part]}"
+    for variant, dotted in (("", ""), ("fp16", ".fp16")):
+        single, index = f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"
+        files = []
+        if tree.has(single):
+            _check_weights(tree, single)
+            files = [single]
+        if tree.has(index):
+            files += [index, *_check_shards(tree, part, index)]
+        if files:
+            return variant, files
+    raise CheckpointError(f"{part}: has no safetensors weights{tree.find_pickle(part)}")
+
+
+def _check_shards(tree: _Tree, part: str, index: str) -> list[str]:
+    """The files that a sharded part's index names, each with the tensors it should hold."""
+    places = tree.read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index}: has no weight_map of tensors to files")
+    held: dict[str, set[str]] = {}
+    for tensor, shard in places.items():
+        if not isinstance(shard, str) or not _is_plain(shard):
+            raise CheckpointError(f"{index}: {shorten(shard)} is not a safetensors file beside it")
+        if shard not in held:
+            if not tree.has(f"{part}/{shard}"):
+                raise CheckpointError(f"{index}: names {shorten(shard)}, which is missing")
+            held[shard] = set(_check_weights(tree, f"{part}/{shard}"))
+        if tensor not in held[shard]:
+            raise CheckpointError(f"{index}: tensor {shorten(tensor)} is not in {shard}")
+    return [f"{part}/{shard}" for shard in held]
+
+
+def _check_weights(tree: _Tree, file: str) -> dict[str, TensorInfo]:
+    tensors = read_header(tree.folder / file, file)
+    for name, info in tensors.items():
+        if info.dtype not in _WEIGHT_DTYPES and not name.endswith("position_ids"):
+            allowed = ", ".join(_WEIGHT_DTYPES)
+            raise CheckpointError(
+                f"{file}: tensor {shorten(name)} is {info.dtype}: must be one of {allowed}"
+            )
+    return tensors
+
+
+def _is_plain(name: str) -> bool:
+    """Whether `name` is that of a safetensors file in the same folder."""
+    return name.endswith(".safetensors") and not {"/", "\\", "\0"} & set(name)
+
+
+@lru_cache(maxsize=256)
+def _hash_file(file: Path, size: int, changed: int) -> str:
+    """Read once, for as long as its size and the time of its last change stay."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
