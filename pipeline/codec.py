@@ -1,0 +1,118 @@
+"""Pixels to latents and back. The only file that knows a scaling factor.
+
+Latent space and pixel space are two codecs behind one interface; the loop cannot tell which it has.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from pipeline.tensors import Latents, Pixels
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+LIGHT = 5_000_000
+"""Weights of a decoder that is quick enough for previews; Stable Diffusion's has 49 million."""
+
+
+class Codec(ABC):
+    """A space to denoise in, and the way there from pixels and back."""
+
+    channels: int
+    downscale: int
+    """Pixels per latent cell along a side."""
+
+    @abstractmethod
+    def encode(self, pixels: Pixels) -> Latents:
+        """Latents of `pixels`, each side shorter by `downscale`."""
+
+    @abstractmethod
+    def decode(self, latents: Latents) -> Pixels:
+        """Pixels of `latents`, each side longer by `downscale`."""
+
+    @abstractmethod
+    def preview(self, latents: Latents) -> Pixels:
+        """A cheap view of `latents`, often small: one pixel per cell."""
+
+
+@final
+class PixelCodec(Codec):
+    """Pixels are the latents: what denoising costs without compression."""
+
+    channels = 3
+    downscale = 1
+
+    def encode(self, pixels: Pixels) -> Latents:
+        """The pixels themselves."""
+        return pixels
+
+    def decode(self, latents: Latents) -> Pixels:
+        """The latents themselves."""
+        return latents
+
+    def preview(self, latents: Latents) -> Pixels:
+        """The latents themselves."""
+        return latents
+
+
+@final
+class VaeCodec(Codec):
+    """A variational autoencoder; encoding takes the posterior's mode, so it draws nothing."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae
+        self.channels = vae.config.latent_channels
+        self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def encode(self, pixels: Pixels) -> Latents:
+        """Latents of `pixels`: the posterior's mode times `scaling_factor`."""
+        mode: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        latents: Tensor = mode * self.vae.config.scaling_factor
+        return latents
+
+    def decode(self, latents: Latents) -> Pixels:
+        """Pixels of `latents`; where 16 bits overflow, once more in float32."""
+        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        pixels: Pixels = self.vae.decode(unscaled, return_dict=False)[0]
+        if self.vae.dtype != torch.float32 and not pixels.isfinite().all():
+            return self._in_float32.decode(latents.float())
+        return pixels
+
+    def preview(self, latents: Latents) -> Pixels:
+        """The decoded picture if the decoder is small, else the best linear map to colours."""
+        if self._is_light:
+            return self.decode(latents).clamp(-1, 1)
+        weights = self._linear_view.to(latents)
+        view = torch.einsum("nchw,cr->nrhw", latents, weights[:-1]) + weights[-1].view(-1, 1, 1)
+        clamped: Tensor = view.clamp(-1, 1)
+        return clamped
+
+    @cached_property
+    def _is_light(self) -> bool:
+        """Whether decoding costs less than a step of any UNet worth watching."""
+        return sum(p.numel() for p in self.vae.decoder.parameters()) < LIGHT
+
+    @cached_property
+    def _in_float32(self) -> VaeCodec:
+        return VaeCodec(copy.deepcopy(self.vae).float())
+
+    @cached_property
+    def _linear_view(self) -> Tensor:
+        """Weights (channels + 1, 3), fitted to what the encoder makes of plain colours."""
+        levels = torch.linspace(-1, 1, 4)
+        colours = torch.cartesian_prod(levels, levels, levels).T.reshape(3, 8, 8)
+        cells = 3  # wide enough that the middle cell of a patch sees its own colour alone
+        board = colours.repeat_interleave(cells, 1).repeat_interleave(cells, 2)
+        pixels = board.repeat_interleave(self.downscale, 1).repeat_interleave(self.downscale, 2)
+        latents = self.encode(pixels[None].to(self.vae.device)).float().cpu()[0]
+        middles = latents[:, 1::cells, 1::cells].flatten(1).T
+        design = torch.cat([middles, torch.ones(len(middles), 1)], 1)
+        solution: Tensor = torch.linalg.lstsq(design, colours.flatten(1).T).solution
+        return solution

@@ -1,0 +1,150 @@
+"""Noise to latents: the loop, and the schedulers by name.
+
+Knows schedulers and their timesteps; knows no text, no autoencoder and no images. The network is a
+plain callable, so whatever predicts can be denoised with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import SpecError
+from pipeline.tensors import Latents, Noise
+
+Predict = Callable[[Latents, Tensor, int], Tensor]
+"""`predict(latents, timestep, index)`: the network's output, be it noise or velocity."""
+
+
+class Scheduler(Protocol):
+    """The part of diffusers' schedulers that the loop needs."""
+
+    config: Any
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+    init_noise_sigma: Any
+
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor: ...
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **extras: Any) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the loop: the latents after it, and what the network saw and said in it."""
+
+    index: int
+    timestep: Tensor
+    latents: Latents
+    model_input: Latents
+    prediction: Tensor
+
+
+def denoise(
+    predict: Predict,
+    scheduler: Scheduler,
+    latents: Latents,
+    timesteps: Tensor,
+    generators: Sequence[torch.Generator] = (),
+) -> Iterator[Step]:
+    """Yield every step from `latents` (as `start_latents` makes them) along `timesteps`.
+
+    `generators`, one a sample, feed the schedulers that draw noise at each step. The scheduler
+    holds the history of this run: never share one between two runs.
+    """
+    extras = _match_extras(scheduler, generators)
+    for index, timestep in enumerate(timesteps):
+        model_input = scheduler.scale_model_input(latents, timestep)
+        prediction = predict(model_input, timestep, index)
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extras)[0]
+
+        yield Step(
+            index=index,
+            timestep=timestep,
+            latents=latents,
+            model_input=model_input,
+            prediction=prediction,
+        )
+
+
+def start_latents(scheduler: Scheduler, noise: Noise) -> Latents:
+    """Unit Gaussian `noise` at the scale where `scheduler` starts."""
+    latents: Latents = noise * scheduler.init_noise_sigma
+    return latents
+
+
+def estimate_latents(scheduler: Scheduler, step: Step) -> Latents:
+    """The latents that `step`'s prediction points at, as if no step were left (for previews).
+
+    A scaled model input is always `√ᾱ·latents + √(1−ᾱ)·noise`, in every scheduler.
+    """
+    alpha_bar = scheduler.alphas_cumprod.to(step.model_input)[step.timestep.long()]
+    signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    match scheduler.config.prediction_type:
+        case "v_prediction":
+            return signal * step.model_input - spread * step.prediction
+        case "sample":
+            return step.prediction
+    return (step.model_input - spread * step.prediction) / signal
+
+
+_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm++2m": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False},
+    ),
+    "dpm++2m-karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "dpm++2m-sde": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": False},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+}
+
+
+def create_scheduler(
+    name: str, config: Mapping[str, Any], num_inference_steps: int, device: torch.device | str
+) -> Scheduler:
+    """A fresh scheduler of that name from a checkpoint's scheduler config, its timesteps set."""
+    import diffusers
+
+    kind, settings = _SCHEDULERS[name]
+    scheduler = getattr(diffusers, kind).from_config({**config, **settings})
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise SpecError(
+            f"num_inference_steps = {num_inference_steps}: refused by scheduler {name}: {reason}"
+        ) from None
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # else each step looks its timestep up, and waits for the GPU
+    fresh: Scheduler = scheduler
+    return fresh
+
+
+def name_scheduler(class_name: str) -> str | None:
+    """Our name of a diffusers scheduler class, the plainest where several share it."""
+    return next((name for name, (kind, _) in _SCHEDULERS.items() if kind == class_name), None)
+
+
+def _match_extras(
+    scheduler: Scheduler, generators: Sequence[torch.Generator]
+) -> dict[str, list[torch.Generator]]:
+    accepted = inspect.signature(scheduler.step).parameters
+    return {"generator": list(generators)} if generators and "generator" in accepted else {}
