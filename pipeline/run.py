@@ -1,0 +1,51 @@
+"""A render on disk: where its files lie and what they are called.
+
+Names come from the run and the frame's index, never from a prompt.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.model import Model
+from pipeline.pictures import save_png
+from pipeline.record import Record, current_versions
+from pipeline.render import Frame
+from pipeline.sources import anonymous_source
+from pipeline.spec import StillSpec
+
+
+class Stills:
+    """The pictures of one `StillSpec`, saved in `folder` as RUN-INDEX.png."""
+
+    def __init__(
+        self, folder: Path, model: Model, spec: StillSpec, *, metadata: bool = True
+    ) -> None:
+        self.folder, self.model, self.spec, self.metadata = folder, model, spec, metadata
+        self.id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+    def save(self, frame: Frame) -> Path:
+        """Write `frame` whole or not at all; its file. Raises `OutputError`."""
+        file = self.folder / f"{self.id}-{frame.index:04d}.png"
+        save_png(frame.image, file, self.record(frame.index) if self.metadata else None)
+        return file
+
+    def record(self, index: int) -> Record:
+        """What picture `index` was rendered from: enough to make it again, alone."""
+        return describe(self.model, self.spec.single(index))
+
+
+def describe(model: Model, spec: StillSpec) -> Record:
+    """The record of one picture of `model`, free of paths."""
+    spec = model.resolve(spec)
+    named = spec.model.replace(source=anonymous_source(spec.model.source))
+    return Record(
+        spec=spec.replace(model=named),
+        model_name=model.name,
+        model_hash=model.hash,
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        versions=current_versions(),
+    )
