@@ -1,0 +1,1 @@
+"""The recipe of the embedded model: pictures, captions, training. Used by scripts only."""
