@@ -97,7 +97,8 @@ class VaeCodec(Codec):
     @cached_property
     def _is_light(self) -> bool:
         """Whether decoding costs less than a step of any UNet worth watching."""
-        return sum(p.numel() for p in self.vae.decoder.parameters()) < LIGHT
+        weights: int = sum(p.numel() for p in self.vae.decoder.parameters())
+        return weights < LIGHT
 
     @cached_property
     def _in_float32(self) -> VaeCodec:

@@ -142,7 +142,9 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
 def _assemble(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Model:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the library draws none, and neither do its loaders
     vae = _load_part(AutoencoderKL, checkpoint, "vae", device, dtype)
     unet = _load_part(UNet2DConditionModel, checkpoint, "unet", device, dtype)
     encoder = _load_part(CLIPTextModel, checkpoint, "text_encoder", device, dtype)

@@ -9,6 +9,7 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.files import prepare_folder
 from pipeline.model import Model
 from pipeline.pictures import save_png
 from pipeline.record import Record, current_versions
@@ -18,12 +19,18 @@ from pipeline.spec import StillSpec
 
 
 class Stills:
-    """The pictures of one `StillSpec`, saved in `folder` as RUN-INDEX.png."""
+    """The pictures of one resolved `StillSpec`, saved in `folder` as RUN-INDEX.png.
+
+    The folder is made and tried, and its space held against what the pictures can take, before the
+    first is rendered. Raises `OutputError`.
+    """
 
     def __init__(
         self, folder: Path, model: Model, spec: StillSpec, *, metadata: bool = True
     ) -> None:
         self.folder, self.model, self.spec, self.metadata = folder, model, spec, metadata
+        _, rows, columns = model.noise_shape(spec.sampling)
+        prepare_folder(folder, spec.count * 3 * rows * columns * model.codec.downscale**2)
         self.id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
     def save(self, frame: Frame) -> Path:

@@ -77,11 +77,11 @@ class Pairs:
 
 
 def _balance(emojis: list[Emoji]) -> Tensor:
-    """Chances by name first: a name with n tones weighs √n names, not n."""
+    """Chances by name first: a name with n tones weighs as much as ⁴√n names, not n."""
     counts: dict[str, int] = {}
     for emoji in emojis:
         counts[emoji.base] = counts.get(emoji.base, 0) + 1
-    return torch.tensor([counts[e.base] ** -0.5 for e in emojis])
+    return torch.tensor([counts[e.base] ** -0.75 for e in emojis])
 
 
 @torch.no_grad()

@@ -1,0 +1,146 @@
+"""What commands share: a parser, errors in one line, exit codes, a progress bar.
+
+Knows no model and no picture. Exit codes: 0 done, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pipeline.errors import GreatcircleError
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+# Of its usage errors typer exports this one, and from what it derives all others do.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Stopped(Exception):
+    """Interrupted by whoever runs the command; the line says what was kept."""
+
+
+def create_app() -> typer.Typer:
+    """An app in plain text that leaves every error to `run_command`."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def option(metavar: str | None, text: str, *names: str) -> Any:
+    """An option with its help; its name is the parameter's unless `names` are given."""
+    return typer.Option(*names, metavar=metavar, help=text)
+
+
+def run_command(
+    name: str, app: typer.Typer, run: Callable[[Any], None], argv: Sequence[str] | None = None
+) -> int:
+    """Parse `argv` with `app`, whose command returns a request; `run` it; the exit code.
+
+    What goes wrong on purpose, usage errors too, is one line on stderr.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it is on the disk
+    if not sys.stderr.isatty():  # the bars of the libraries that load and download
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        request = _parse(name, app, argv)
+        if not isinstance(request, int):
+            run(request)
+    except (GreatcircleError, _UsageError) as error:
+        return _leave(BAD_INPUT, f"error: {error}")
+    except Stopped as error:
+        return _leave(INTERRUPTED, f"interrupted: {error}")
+    except KeyboardInterrupt:
+        return _leave(INTERRUPTED, "interrupted: nothing was written")
+    return DONE
+
+
+def _parse(name: str, app: typer.Typer, argv: Sequence[str] | None) -> Any:
+    """The request in `argv`, or the exit code where help was all that was asked for."""
+    parser = typer.main.get_command(app)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    return parser.main(arguments, prog_name=f"python -m scripts.{name}", standalone_mode=False)
+
+
+def _leave(code: int, line: str) -> int:
+    say(" ".join(line.splitlines()))
+    return code
+
+
+def say(line: str) -> None:
+    """One line for who is watching: stderr, where no program reads."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def hand_over(path: Path) -> None:
+    """One path to who reads stdout, at once. Raises `Stopped` where nobody reads any more."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr, flush=True)  # the bar's line; it comes again
+    try:
+        print(path, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Stopped("nobody reads the paths any more") from None
+
+
+def override(texts: Mapping[str, str | None], numbers: Mapping[str, str | None]) -> list[str]:
+    """Options that were given, as overrides of a spec.
+
+    Numbers go as they were typed, so that the spec itself says what is wrong with them; texts are
+    quoted, so that a prompt such as `7` stays a text.
+    """
+    quoted = {key: None if text is None else _quote(text) for key, text in texts.items()}
+    return [f"{key}={text}" for key, text in {**numbers, **quoted}.items() if text is not None]
+
+
+def _quote(text: str) -> str:
+    """`text` as a TOML string, which is JSON's but for one control character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """`folder`, tried before the work; taken away again if it was made for nothing."""
+    from pipeline.files import prepare_folder
+
+    was_there = os.path.exists(folder)  # unlike Path.exists, for every name
+    prepare_folder(folder)
+    try:
+        yield
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it is not empty: something was kept
+                folder.rmdir()
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr, moved by `advance(done, text)`; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, text: None
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()
+    # The bar moves only when told to and leaves the streams alone: see `hand_over`.
+    bar = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, text: bar.update(task, completed=done, description=text, refresh=True)
