@@ -1,0 +1,185 @@
+"""The app: its one page, how it looks, and how it is opened to the world.
+
+Knows the framework's launch settings; what the page does is the page's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.request import getproxies
+
+import gradio as gr
+from gradio.events import api
+from starlette.middleware import Middleware
+
+from pipeline.errors import SpecError
+from ui import markup
+from ui.accounts import HOW, Accounts, Patience
+from ui.door import Door, bracketed, is_loopback
+from ui.endpoint import make_endpoint
+from ui.generate import GPU, QUIET, GeneratePage, Updates
+from ui.loading import Loading
+
+HERE = Path(__file__).parent
+
+WAITING = 16
+"""Requests that may wait for the model; the next one is told that the queue is full."""
+
+PORTS = range(7860, 7960)
+
+# System fonts: nothing is fetched from anywhere.
+THEME = gr.themes.Base(
+    primary_hue="teal",
+    neutral_hue="slate",
+    radius_size="md",
+    font=("ui-sans-serif", "system-ui", "Segoe UI", "sans-serif"),
+    font_mono=("ui-monospace", "SFMono-Regular", "Consolas", "monospace"),
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the app listens and who may come in. No port: the first free one from 7860 on."""
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    accounts: Accounts | None = None
+
+    def find_port(self) -> int:
+        """A port that is free. Raises SpecError if there is none, or if strangers could walk in."""
+        if not self.accounts and not is_loopback(self.host):
+            raise SpecError(
+                f"host = {self.host!r}: others can reach it, so it needs a password: {HOW}"
+            )
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise SpecError(f"port = {self.port}: must be between 1 and 65535")
+        ports = PORTS if self.port is None else range(self.port, self.port + 1)
+        try:
+            return next(port for port in ports if self._is_free(port))
+        except OSError as error:
+            raise SpecError(f"host = {self.host!r}: {error.strerror or error}") from None
+        except StopIteration:
+            which = f"port = {self.port}" if self.port else f"ports {ports[0]} to {ports[-1]}"
+            raise SpecError(f"{which}: taken by another program") from None
+
+    def _is_free(self, port: int) -> bool:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            with socket.create_server((self.host.strip("[]"), port), family=family):
+                return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+
+
+def build(loading: Loading, folder: Path) -> gr.Blocks:
+    """The page, not yet served; `folder` is where pictures are kept."""
+    blocks = gr.Blocks(
+        title=markup.TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
+    )
+    with blocks:
+        header = gr.HTML(markup.header(loading.say(), loading.state), elem_id="header")
+        page = GeneratePage(loading, folder)
+        api(make_endpoint(loading, folder), api_name="generate", **GPU)
+        _follow(loading, header, page, blocks)
+    blocks.queue(max_size=WAITING, api_open=False)
+    return blocks
+
+
+def _follow(loading: Loading, header: gr.HTML, page: GeneratePage, blocks: gr.Blocks) -> None:
+    """Tell an open page how far the model is, and its defaults once it is there."""
+    clock = gr.Timer(0.5)
+
+    def look() -> Updates:
+        state = loading.state
+        fields = page.defaults(loading.model()) if state == "ready" else page.empty()
+        ticking = gr.Timer(active=state == "loading")
+        return {header: markup.header(loading.say(), state), clock: ticking, **fields}
+
+    gr.on([blocks.load, clock.tick], look, outputs=[header, clock, *page.model_fields], **QUIET)
+
+
+@contextmanager
+def serve(loading: Loading, folder: Path, address: Address) -> Iterator[gr.Blocks]:
+    """Open the app, at its `local_url`, and start to load the model; at the end close it again."""
+    port = address.find_port()
+    with TemporaryDirectory(prefix="greatcircle-") as cache, _environment(cache):
+        settings = {**_settings(address, folder, Path(cache)), "server_port": port}
+        blocks = _open(loading, folder, settings)
+        loading.start()
+        try:
+            yield blocks
+        finally:
+            blocks.close(verbose=False)
+
+
+def _open(loading: Loading, folder: Path, settings: dict[str, Any]) -> gr.Blocks:
+    """Build and launch inside an event loop.
+
+    Outside of one the framework makes a new loop for each of its locks, and closes none of them.
+    """
+
+    async def launch() -> gr.Blocks:
+        blocks = build(loading, folder)
+        blocks.launch(**settings)
+        return blocks
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, launch()).result()
+
+
+@contextmanager
+def _environment(cache: str) -> Iterator[None]:
+    """What the framework takes from the environment alone; it is put back as it was."""
+    direct = [getproxies().get("no", ""), "localhost,127.0.0.1,::1"]
+    wanted = {
+        "GRADIO_TEMP_DIR": cache,  # of our own, not one that is shared with other programs
+        "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(2**31),  # no statistics after each request
+        "no_proxy": ",".join(filter(None, direct)),  # none on the way to ourselves
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _settings(address: Address, folder: Path, cache: Path) -> dict[str, Any]:
+    """How the framework serves: by itself alone, nothing measured or shared, nothing extra."""
+    door = [Middleware(Patience), Middleware(Door, host=address.host, cache=cache)]
+    return {
+        "server_name": bracketed(address.host),
+        "auth": address.accounts.admit if address.accounts else None,
+        "app_kwargs": {"middleware": door},
+        "allowed_paths": [str(folder.resolve())],
+        "max_file_size": "32mb",
+        "theme": THEME,
+        "css_paths": HERE / "style.css",
+        "js": (HERE / "keys.js").read_text(encoding="utf-8"),
+        "footer_links": [],
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "share": False,
+        "show_error": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "mcp_server": False,
+        "pwa": False,
+        "ssr_mode": False,
+        "num_workers": 0,
+    }
