@@ -10,7 +10,9 @@ TORCH ?= $(or $(shell cat .venv/torch 2>/dev/null),$(PIN))
 # Arguments for the page and the tests: make app ARGS="--port 8000", make test ARGS="-k spec".
 ARGS ?=
 
-# Compiling every module of torch and diffusers takes longer than the few that are used at first run.
+# Compiling all of torch and diffusers to bytecode takes longer than the part that is ever imported,
+# which is compiled when it first is; kept, too, where the environment says otherwise.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 
 # Without the pin when another torch is wanted; its companions keep theirs.
@@ -29,7 +31,7 @@ stale = $(if $(filter $(TORCH),$(shell cat $(1) 2>/dev/null)),,stale)
 app: .venv/ready  ## set up everything and open the app on the embedded model
 	.venv/bin/python -m ui $(ARGS)
 
-setup: .venv/ready  ## only the environment, in .venv
+setup: .venv/tried  ## only the environment, in .venv
 
 test: .venv/ready-test  ## set up everything and run the tests
 	.venv/bin/python -m pytest $(ARGS)
@@ -63,6 +65,10 @@ help:  ## this list
 
 .venv/ready: pyproject.toml constraints.txt $(call stale,.venv/ready) | .venv/bin/python
 	$(call install,.)
+
+.venv/tried: .venv/ready
+	.venv/bin/python -c 'import ui.app; from pipeline.model import load_model; load_model()'
+	touch $@
 
 .venv/ready-test: pyproject.toml constraints.txt $(call stale,.venv/ready-test) | .venv/bin/python
 	$(call install,.[test])

@@ -177,7 +177,7 @@ def test_files_and_functions_are_small(path: Path) -> None:
     assert {name: length for name, length in lines.items() if length > MAX_FUNCTION_LINES} == {}
 
 
-@pytest.mark.parametrize("name", ["pipeline", "pipeline.spec", "scripts.generate"])
+@pytest.mark.parametrize("name", ["pipeline.spec", "scripts.generate", "ui.__main__"])
 def test_the_door_opens_without_the_heavy_libraries(name: str) -> None:
     """Commands parse and refuse before torch is loaded, which takes seconds."""
     heavy = {"torch", "diffusers", "transformers", "numpy", "PIL", "gradio"}
