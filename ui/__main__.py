@@ -43,7 +43,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
     parser.add_argument(
-        "--model", default="embedded", help="embedded, a folder, a file or a hub id"
+        "--model", default="embedded", help="embedded, a diffusers folder or a hub id"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     parser.add_argument(
