@@ -123,8 +123,10 @@ def create_scheduler(
     """A fresh scheduler of that name from a checkpoint's scheduler config, its timesteps set."""
     import diffusers
 
-    kind, settings = _SCHEDULERS[name]
-    scheduler = getattr(diffusers, kind).from_config({**config, **settings})
+    class_name, settings = _SCHEDULERS[name]
+    kind = getattr(diffusers, class_name)
+    accepted = inspect.signature(kind).parameters  # a config may come from another scheduler
+    scheduler = kind(**{k: v for k, v in {**config, **settings}.items() if k in accepted})
     try:
         scheduler.set_timesteps(num_inference_steps, device=device)
     except ValueError as error:

@@ -19,7 +19,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 
-# Distributions by the name they are imported under, where they differ and need not be installed here.
+# Distributions by the name they are imported under, where it differs and they may be missing here.
 NAMED_OTHERWISE = {"skimage": ["scikit-image"]}
 
 
