@@ -63,7 +63,8 @@ def test_the_readme_names_the_two_commands() -> None:
 
 def test_the_readme_leads_to_what_exists() -> None:
     text = (ROOT / "README.md").read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    found = re.findall(r"(?:\]\(|src=\")([^)#\"]+)", text)
+    links = [link for link in found if "://" not in link]
 
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
