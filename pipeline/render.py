@@ -68,10 +68,8 @@ def points(model: Model, spec: StillSpec) -> Iterator[Point]:
     """The points of a still: one prompt, a new noise for each seed."""
     sampling = model.complete(spec.sampling)
     assert sampling.guidance_scale is not None
-    positive, negative = (
-        model.text.encode(spec.prompt),
-        model.text.encode(spec.negative_prompt or ""),
-    )
+    positive = model.text.encode(spec.prompt)
+    negative = model.text.encode(spec.negative_prompt or "")
     for seed in range(spec.seed, spec.seed + spec.count):
         yield Point(
             noise=draw_noise(seed, model.noise_shape(sampling)),

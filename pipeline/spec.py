@@ -32,7 +32,9 @@ SchedulerName = Literal[
     "tcd",
 ]
 SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
-DTYPES: tuple[str, ...] = ("float32", "float16", "bfloat16")
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+DTYPES: tuple[str, ...] = get_args(DtypeName)
 
 MAX_SEED = 2**32 - 1  # the CPU generator folds longer seeds onto shorter ones
 MAX_SPEC_BYTES = 2**20
@@ -74,7 +76,7 @@ class ModelSpec(Spec):
     source: Annotated[str, Field(min_length=1, max_length=4096)] = "embedded"
     revision: str | None = None
     device: Annotated[str, AfterValidator(_check_device)] | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    dtype: DtypeName | None = None
 
 
 class Sampling(Spec):

@@ -30,8 +30,6 @@ class Training:
     _last_save: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        device = next(self.modules.parameters()).device
-        self.device_kind = device.type
         self.average = copy.deepcopy(self.modules).requires_grad_(False)
         parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
