@@ -1,22 +1,20 @@
-"""What to make, as plain frozen values: load, override, validate.
+"""What to make, as plain frozen values.
 
 Knows no tensors and no model: what only a checkpoint can tell (its size, steps, guidance) is None
-here until `with_defaults` fills it in. Every refusal is a `SpecError`, the same line from Python,
-the command line and the page.
+here until `with_defaults` fills it in.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.errors import SpecError
+from pipeline.values import Spec
+from pipeline.weighting import parse_weights
 
 SchedulerName = Literal[
     "ddim",
@@ -36,16 +34,21 @@ SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
 DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[str, ...] = get_args(DtypeName)
 
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Fit = Literal["crop", "pad"]
+FITS: tuple[str, ...] = get_args(Fit)
+
+DEFAULT_STRENGTH = 0.8
 MAX_SEED = 2**32 - 1  # the CPU generator folds longer seeds onto shorter ones
-MAX_SPEC_BYTES = 2**20
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Prompt = Annotated[str, Field(max_length=10_000)]
+Source = Annotated[str, Field(min_length=1, max_length=4096)]
 Side = Annotated[int, Field(ge=16, le=8192)]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-S = TypeVar("S", bound="Spec")
+Strength = Annotated[float, Field(ge=0.001, le=1, allow_inf_nan=False)]
+LoraWeight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 
 
 def _check_device(name: str) -> str:
@@ -54,37 +57,61 @@ def _check_device(name: str) -> str:
     return name
 
 
-class Spec(BaseModel):
-    """A frozen value that refuses unknown keys and says in one line what is wrong."""
+class LoraSpec(Spec):
+    """A low-rank change to the weights, and how much of it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: Source
+    weight: LoraWeight = 1.0
 
-    def __init__(self, /, **values: Any) -> None:
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """FILE or FILE=WEIGHT; what is no number after the last = belongs to the name."""
+        source, equals, weight = text.rpartition("=")
         try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SpecError(_say(error, type(self))) from None
+            return cls(source=source, weight=float(weight)) if equals else cls(source=text)
+        except SpecError:
+            raise
+        except ValueError:
+            return cls(source=text)
 
-    def replace(self, **values: Any) -> Self:
-        """The same spec with some values changed, validated anew."""
-        return type(self)(**{**dict(self), **values})
+
+class EmbeddingSpec(Spec):
+    """A textual inversion, and the word in prompts that stands for it."""
+
+    source: Source
+    token: Annotated[str, Field(pattern=r"^\S+$", max_length=100)]
 
 
 class ModelSpec(Spec):
-    """Which checkpoint, and how it is held. None: chosen from the device."""
+    """Which checkpoint, what is added to it, and how it is held. None: the model's or device's own.
 
-    source: Annotated[str, Field(min_length=1, max_length=4096)] = "embedded"
+    `clip_skip` counts the text encoder's layers that are left out at its end.
+    """
+
+    source: Source = "embedded"
     revision: str | None = None
+    config: Source | None = None
+    vae: Source | None = None
+    loras: tuple[LoraSpec, ...] = ()
+    embeddings: tuple[EmbeddingSpec, ...] = ()
+    clip_skip: Annotated[int, Field(ge=0, le=12)] | None = None
+    prediction_type: PredictionType | None = None
+    safety_checker: bool = False
     device: Annotated[str, AfterValidator(_check_device)] | None = None
     dtype: DtypeName | None = None
+    low_memory: bool | None = None
 
 
 class Sampling(Spec):
-    """How noise becomes latents. None: the model's own default."""
+    """How noise becomes latents. None: the model's own default.
+
+    `strength` is the share of the steps that a start image goes through.
+    """
 
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     guidance_scale: Guidance | None = None
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    strength: Strength | None = None
     height: Side | None = None
     width: Side | None = None
     scheduler: SchedulerName | None = None
@@ -98,135 +125,68 @@ class Sampling(Spec):
         return self
 
 
+class ImageSpec(Spec):
+    """A picture to start from, and how it is brought to the size of the result."""
+
+    source: Source
+    fit: Fit = "crop"
+
+
+class Variation(Spec):
+    """A second noise, and how far the way to it is gone: 0 stays, 1 arrives."""
+
+    seed: Seed
+    strength: Share = 0.2
+
+
 class StillSpec(Spec):
-    """Pictures of one prompt: `count` of them, with seeds `seed`, `seed` + 1, …"""
+    """Pictures of one prompt: `count` of them, with seeds `seed`, `seed` + 1, …
+
+    With a variation the seed stays and the variation's seed counts on. A `plain` prompt is read
+    as it stands: a bracket in it is no weight.
+    """
 
     prompt: Prompt
     negative_prompt: Prompt | None = None
+    plain: bool = False
     seed: Seed = 0
     count: Annotated[int, Field(ge=1, le=10_000)] = 1
+    variation: Variation | None = None
+    image: ImageSpec | None = None
     sampling: Sampling = Sampling()
     model: ModelSpec = ModelSpec()
 
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
-        last = self.seed + self.count - 1
-        if last > MAX_SEED:
-            raise SpecError(f"seed = {self.seed}, count = {self.count}: seeds end at {MAX_SEED}")
+        first = self.variation.seed if self.variation else self.seed
+        if first + self.count - 1 > MAX_SEED:
+            name = "variation.seed" if self.variation else "seed"
+            raise SpecError(f"{name} = {first}, count = {self.count}: seeds end at {MAX_SEED}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        for prompt in (self.prompt, self.negative_prompt):
+            if prompt is not None and not self.plain:
+                parse_weights(prompt)
+        return self
+
+    @model_validator(mode="after")
+    def _check_strength(self) -> Self:
+        if self.image is None and self.sampling.strength is not None:
+            strength = self.sampling.strength
+            raise SpecError(f"sampling.strength = {strength}: is for an image, and none is given")
         return self
 
     def single(self, index: int) -> Self:
         """The spec of picture `index` alone."""
-        return self.replace(seed=self.seed + index, count=1)
+        if self.variation is None:
+            return self.replace(seed=self.seed + index, count=1)
+        variation = self.variation.replace(seed=self.variation.seed + index)
+        return self.replace(variation=variation, count=1)
 
 
 def with_defaults(sampling: Sampling, defaults: Mapping[str, Any]) -> Sampling:
     """`sampling` with every None replaced by the model's default of that name."""
     missing = {k: defaults[k] for k, value in sampling if value is None and k in defaults}
     return sampling.replace(**missing)
-
-
-def load_spec(kind: type[S], file: Path, overrides: Sequence[str] = ()) -> S:
-    """The spec in a TOML file, with `overrides` such as "sampling.guidance_scale=5" over it."""
-    return parse_spec(kind, _read(file), overrides)
-
-
-def parse_spec(kind: type[S], values: Mapping[str, Any], overrides: Sequence[str] = ()) -> S:
-    """The spec in nested `values`, with `overrides` "dotted.key=value" laid over it."""
-    nested = _copy(values)
-    for override in overrides:
-        _override(nested, override)
-    return kind(**nested)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size <= MAX_SPEC_BYTES:
-            return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{file}: {error.strerror or error}") from None
-    except ValueError as error:  # TOML, UTF-8, numbers of too many digits
-        raise SpecError(f"{file.name}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise SpecError(f"{file.name}: not valid TOML: nested too deeply") from None
-    raise SpecError(f"{file.name}: larger than {MAX_SPEC_BYTES} bytes, no spec is")
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *tables, name = key.strip().split(".")
-    if not equals or not name:
-        raise SpecError(f"set {override!r}: must be KEY=VALUE, such as sampling.guidance_scale=5")
-    for table in tables:
-        inner = values.setdefault(table, {})
-        if not isinstance(inner, dict):
-            raise SpecError(f"set {override!r}: {table!r} has no keys below it")
-        values = inner
-    values[name] = _parse_value(text.strip())
-
-
-def _parse_value(text: str) -> Any:
-    """A TOML value where `text` is one, else the text itself."""
-    try:
-        values = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return values["value"] if len(values) == 1 else text
-
-
-def _say(error: ValidationError, kind: type[Spec]) -> str:
-    """The first thing wrong, in one line; an unknown key says more than a missing one."""
-    errors = error.errors(include_url=False)
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    context = first.get("ctx", {})
-    if isinstance(context.get("error"), SpecError):
-        return str(context["error"])
-    key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
-    value = _shorten(first["input"])
-    match first["type"]:
-        case "extra_forbidden":
-            return _say_unknown(key, kind)
-        case "missing":
-            return f"{key}: is missing"
-        case "greater_than_equal" | "less_than_equal":
-            return f"{key} = {value}: must be {_range(kind, first['loc'])}"
-        case "literal_error":
-            return f"{key} = {value}: must be one of {context['expected'].replace(chr(39), '')}"
-        case "string_too_long":
-            length = len(first["input"])
-            return f"{key} has {length} characters: at most {context['max_length']} are allowed"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key} = {value}: {message[0].lower()}{message[1:]}"
-
-
-def _say_unknown(key: str, kind: type[Spec]) -> str:
-    known = list(kind.model_fields)
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"unknown key {key!r}: {hint}"
-
-
-def _range(kind: type[Spec], location: Sequence[int | str]) -> str:
-    """The bounds of a field, from its JSON schema, so that they are stated once."""
-    schema = kind.model_json_schema()["properties"][location[0]]
-    for bounds in [schema, *schema.get("anyOf", []), *schema.get("prefixItems", [])]:
-        if "minimum" in bounds:
-            return f"between {bounds['minimum']:g} and {bounds['maximum']:.12g}"
-    raise AssertionError(f"{kind.__name__}.{location[0]} states no bounds")
-
-
-def _is_branch(part: int | str) -> bool:
-    """Whether pydantic names a branch of a union here, not a key of ours."""
-    return isinstance(part, str) and (part in {"int", "float", "str"} or "[" in part)
-
-
-def _shorten(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write integers of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}…"

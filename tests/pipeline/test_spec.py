@@ -15,16 +15,13 @@ from pipeline.errors import GreatcircleError, SpecError
 from pipeline.spec import (
     DTYPES,
     MAX_SEED,
-    MAX_SPEC_BYTES,
     SCHEDULERS,
     ModelSpec,
     Sampling,
-    Spec,
     StillSpec,
-    load_spec,
-    parse_spec,
     with_defaults,
 )
+from pipeline.values import MAX_SPEC_BYTES, Spec, load_spec, parse_spec
 
 NAN, INF = float("nan"), float("inf")
 
