@@ -13,9 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.allowed import check_autoencoder, check_config, check_index
 from pipeline.errors import CheckpointError
 from pipeline.files import parse_json
-from pipeline.headers import TensorInfo, naming, read_header, shorten
+from pipeline.headers import TensorInfo, check_float, naming, read_header, shorten
+from pipeline.repository import PICKLES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,39 +33,22 @@ __all__ = [
 
 MAX_CONFIG_BYTES = 10**6
 
-_SCHEDULERS = (
-    "DDIM", "DDPM", "PNDM", "LCM", "TCD", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
-    "LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DEISMultistep", "UniPCMultistep",
-    "DPMSolverMultistep", "DPMSolverSinglestep",
-)  # fmt: skip
-
-# What every checkpoint must have, and what each part may be: library and class.
-_PARTS = {
-    "vae": {("diffusers", "AutoencoderKL")},
-    "unet": {("diffusers", "UNet2DConditionModel")},
-    "scheduler": {("diffusers", f"{name}Scheduler") for name in _SCHEDULERS},
-    "text_encoder": {("transformers", "CLIPTextModel")},
-    "tokenizer": {("transformers", "CLIPTokenizer"), ("transformers", "CLIPTokenizerFast")},
-}
-
-# What a checkpoint may name besides, and this program never loads.
-_IGNORED = {
-    "safety_checker": {("stable_diffusion", "StableDiffusionSafetyChecker")},
-    "feature_extractor": {
-        ("transformers", "CLIPFeatureExtractor"),
-        ("transformers", "CLIPImageProcessor"),
-    },
-    "image_encoder": {("transformers", "CLIPVisionModelWithProjection")},
-}
+ALONE = ""
+"""The part of a checkpoint that is an autoencoder and nothing else."""
 
 _SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 _STEMS = {
     "vae": "diffusion_pytorch_model",
     "unet": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "text_encoder_2": "model",
+    "safety_checker": "model",
+    ALONE: "diffusion_pytorch_model",
 }
-_WEIGHT_DTYPES = ("F16", "BF16", "F32", "F64")
-_PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
+_CONFIGS = {
+    "scheduler": _SCHEDULER_CONFIG,
+    "feature_extractor": "feature_extractor/preprocessor_config.json",
+}
 
 
 @dataclass(frozen=True)
@@ -83,34 +68,62 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
 
 
-def check_folder(folder: Path, name: str) -> Checkpoint:
-    """The checkpoint in `folder`, Stable Diffusion in diffusers' layout; errors call it `name`."""
+def check_folder(folder: Path, name: str, *, safety_checker: bool = False) -> Checkpoint:
+    """The checkpoint in `folder`, Stable Diffusion in diffusers' layout; errors call it `name`.
+
+    Its safety checker is looked through, and named among the components, only if asked for.
+    """
     with naming(name):
         tree = _Tree(folder)
-        components, ignored = _read_index(tree)
+        index = tree.read_object("model_index.json")
+        with naming("model_index.json"):
+            named = check_index(index, safety_checker=safety_checker)
         files, variants = ["model_index.json"], dict[str, str]()
-        for part in components:
+        for part in named.components:
             files += _check_config(tree, part)
             if part in _STEMS:
                 variant, weights = _find_weights(tree, part)
                 files += weights
                 variants |= {part: variant} if variant else {}
     paths = tuple(folder / file for file in sorted(files))
-    return Checkpoint(folder, name, components, paths, variants, ignored)
+    return Checkpoint(folder, name, named.components, paths, variants, named.ignored)
+
+
+def check_autoencoder_folder(folder: Path, name: str) -> Checkpoint:
+    """The autoencoder in `folder`, alone or as the part `vae` of a whole checkpoint."""
+    with naming(name):
+        tree = _Tree(folder)
+        if tree.has("vae/config.json"):
+            folder, tree = folder / "vae", _Tree(folder / "vae")
+        with naming("config.json"):
+            kind = check_autoencoder(tree.read_object("config.json"))
+        files = _check_config(tree, ALONE)
+        variant, weights = _find_weights(tree, ALONE)
+    paths = tuple(folder / file for file in sorted([*files, *weights]))
+    variants = {ALONE: variant} if variant else {}
+    return Checkpoint(folder, name, {ALONE: ("diffusers", kind)}, paths, variants)
 
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """SHA-256 over the names and contents of its files, in hexadecimal; the same wherever it lies.
 
-    It is that of the listing which `sha256sum` prints in the folder for the sorted `files`.
+    It is that of the listing which `sha256sum` prints in the folder for the sorted `files`; a
+    checkpoint of a single file has that file's own.
     """
+    if len(checkpoint.files) == 1:
+        return hash_file(checkpoint.files[0])
     listing = ""
     for file in checkpoint.files:
         name = file.relative_to(checkpoint.folder).as_posix()
         with naming(f"{checkpoint.name}: {name}"):
-            stat = file.stat()
-            listing += f"{_hash_file(file, stat.st_size, stat.st_mtime_ns)}  {name}\n"
+            listing += f"{hash_file(file)}  {name}\n"
     return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def hash_file(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    stat = file.stat()
+    return _hash_file(file, stat.st_size, stat.st_mtime_ns)
 
 
 def check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -134,7 +147,8 @@ class _Tree:
         real = folder.resolve()
         self._roots = [real]
         if real.parent.name == "snapshots":  # the hub's cache keeps contents apart from their names
-            self._roots.append(real.parent.parent / "blobs")
+            store = real.parent.parent  # and contents that models share, beside all of them
+            self._roots += [store / "blobs", store.parent / "blobs"]
 
     def has(self, relative: str) -> bool:
         """Whether that file is there; a link that leads out of the folder is refused."""
@@ -161,7 +175,7 @@ class _Tree:
 
     def find_pickle(self, part: str) -> str:
         """What to say of a pickle that lies in place of what is missing; nothing if none does."""
-        found = sorted(f for f in (self.folder / part).glob("*") if f.suffix.lower() in _PICKLES)
+        found = sorted(f for f in (self.folder / part).glob("*") if f.suffix.lower() in PICKLES)
         if not found:
             return ""
         return (
@@ -170,56 +184,31 @@ class _Tree:
         )
 
 
-def _read_index(tree: _Tree) -> tuple[dict[str, tuple[str, str]], tuple[str, ...]]:
-    """The parts to load with what they are, and the parts to leave alone."""
-    index = tree.read_object("model_index.json")
-    with naming("model_index.json"):
-        if (kind := index.get("_class_name")) != "StableDiffusionPipeline":
-            raise CheckpointError(f"is of a {shorten(kind)}: must be of a StableDiffusionPipeline")
-        named = {
-            part: value
-            for part, value in index.items()
-            if not part.startswith("_") and not isinstance(value, bool)
-        }
-        for part, value in named.items():
-            _check_pair(part, value)
-        if absent := [part for part in _PARTS if part not in named]:
-            raise CheckpointError(f"names no {absent[0]}")
-    components = {part: (named[part][0], named[part][1]) for part in _PARTS}
-    return components, tuple(part for part in named if part in _IGNORED)
-
-
-def _check_pair(part: str, value: object) -> None:
-    """A part's library and class must be among those it may have."""
-    allowed = _PARTS.get(part) or _IGNORED.get(part)
-    if allowed is None:
-        raise CheckpointError(f"{shorten(part)} is no part of a StableDiffusionPipeline")
-    if part in _IGNORED and value in (None, [None, None]):
-        return
-    if value not in [list(pair) for pair in allowed]:
-        library = min(library for library, _ in allowed)
-        names = ", ".join(sorted(name for _, name in allowed))
-        raise CheckpointError(f"{part} is {shorten(value)}: must be of {library}, one of {names}")
-
-
 def _check_config(tree: _Tree, part: str) -> list[str]:
     """The files that decide, beside its weights, what `part` does; each of them is there."""
-    config = _SCHEDULER_CONFIG if part == "scheduler" else f"{part}/config.json"
+    config = _CONFIGS.get(part, _join(part, "config.json"))
     files = [config]
-    if part == "tokenizer":
+    if part.startswith("tokenizer"):
         config = f"{part}/tokenizer_config.json"
         words = [f"{part}/{name}" for name in ("merges.txt", "tokenizer.json", "vocab.json")]
         files = [file for file in [config, *words] if tree.has(file)]
         if words[1] not in files and not {words[0], words[2]} <= set(files):
             raise CheckpointError(f"{part}: has no tokenizer.json, nor vocab.json and merges.txt")
-    if config in files and "auto_map" in tree.read_object(config):
-        raise CheckpointError(f"{config}: asks for code of its own, which is never run")
+    if config in files:
+        values = tree.read_object(config)
+        with naming(config):
+            check_config(values)
+    if tree.has(adapter := _join(part, "adapter_config.json")):
+        raise CheckpointError(
+            f"{adapter}: an adapter beside the weights would change them unseen: take it away, and "
+            "name it among the loras"
+        )
     return files
 
 
 def _find_weights(tree: _Tree, part: str) -> tuple[str, list[str]]:
     """The variant of a part's weights, and the files a loader may take, all of them looked into."""
-    stem = f"{part}/{_STEMS[part]}"
+    stem = _join(part, _STEMS[part])
     for variant, dotted in (("", ""), ("fp16", ".fp16")):
         single, index = f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"
         files = []
@@ -230,7 +219,8 @@ def _find_weights(tree: _Tree, part: str) -> tuple[str, list[str]]:
             files += [index, *_check_shards(tree, part, index)]
         if files:
             return variant, files
-    raise CheckpointError(f"{part}: has no safetensors weights{tree.find_pickle(part)}")
+    label = f"{part}: " if part else ""
+    raise CheckpointError(f"{label}has no safetensors weights{tree.find_pickle(part)}")
 
 
 def _check_shards(tree: _Tree, part: str, index: str) -> list[str]:
@@ -243,23 +233,25 @@ def _check_shards(tree: _Tree, part: str, index: str) -> list[str]:
         if not isinstance(shard, str) or not _is_plain(shard):
             raise CheckpointError(f"{index}: {shorten(shard)} is not a safetensors file beside it")
         if shard not in held:
-            if not tree.has(f"{part}/{shard}"):
+            if not tree.has(_join(part, shard)):
                 raise CheckpointError(f"{index}: names {shorten(shard)}, which is missing")
-            held[shard] = set(_check_weights(tree, f"{part}/{shard}"))
+            held[shard] = set(_check_weights(tree, _join(part, shard)))
         if tensor not in held[shard]:
             raise CheckpointError(f"{index}: tensor {shorten(tensor)} is not in {shard}")
-    return [f"{part}/{shard}" for shard in held]
+    return [_join(part, shard) for shard in held]
 
 
 def _check_weights(tree: _Tree, file: str) -> dict[str, TensorInfo]:
     tensors = read_header(tree.folder / file, file)
-    for name, info in tensors.items():
-        if info.dtype not in _WEIGHT_DTYPES and not name.endswith("position_ids"):
-            allowed = ", ".join(_WEIGHT_DTYPES)
-            raise CheckpointError(
-                f"{file}: tensor {shorten(name)} is {info.dtype}: must be one of {allowed}"
-            )
+    with naming(file):
+        for name, info in tensors.items():
+            if not name.endswith("position_ids"):
+                check_float(name, info)
     return tensors
+
+
+def _join(part: str, name: str) -> str:
+    return f"{part}/{name}" if part else name
 
 
 def _is_plain(name: str) -> bool:

@@ -37,7 +37,7 @@ def write_atomically(file: Path, write: Callable[[BinaryIO], None]) -> None:
     try:
         _write_to_disk(part, write)
         os.replace(part, file)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         raise OutputError(f"{file.name}: cannot be written: {_explain(error)}") from error
     finally:
@@ -82,7 +82,7 @@ def _write_to_disk(part: Path, write: Callable[[BinaryIO], None]) -> None:
         os.fsync(stream.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the new name itself to the disk, where a folder can be opened (not on Windows)."""
     if not hasattr(os, "O_DIRECTORY"):
         return

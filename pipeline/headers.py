@@ -23,6 +23,9 @@ MAX_METADATA_BYTES = 10**6
 MAX_ENTRY_BYTES = 4096
 MAX_TENSORS = 20_000
 
+FLOATS = ("F16", "BF16", "F32", "F64")
+"""The types that weights may be of."""
+
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -82,6 +85,13 @@ def read_header(file: Path, label: str | None = None) -> dict[str, TensorInfo]:
     return tensors
 
 
+def check_float(name: str, info: TensorInfo) -> None:
+    """Refuse a tensor, by its name, whose type is none that weights may be of."""
+    if info.dtype not in FLOATS:
+        allowed = ", ".join(FLOATS)
+        raise CheckpointError(f"tensor {shorten(name)} is {info.dtype}: must be one of {allowed}")
+
+
 @contextmanager
 def naming(subject: str) -> Iterator[None]:
     """Say of `subject` what is found wrong inside."""
@@ -98,7 +108,7 @@ def naming(subject: str) -> Iterator[None]:
 def shorten(value: object) -> str:
     """`value` as one line that fits into an error."""
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def _read_bytes(file: Path) -> tuple[bytes, int]:
@@ -108,8 +118,12 @@ def _read_bytes(file: Path) -> tuple[bytes, int]:
         start = stream.read(9)
         if start[8:] != b"{":
             is_known = start.startswith((b"PK", b"\x80"))
-            kind = "a pickle under another name, never opened" if is_known else "not safetensors"
-            raise CheckpointError(f"is {kind}")
+            if is_known:
+                raise CheckpointError(
+                    "is a pickle under another name, never opened: convert it elsewhere to"
+                    " safetensors"
+                )
+            raise CheckpointError("is not safetensors")
         length = int.from_bytes(start[:8], "little")
         if length > MAX_HEADER_BYTES:
             limit = MAX_HEADER_BYTES
