@@ -6,17 +6,19 @@ Latent space and pixel space are two codecs behind one interface; the loop canno
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
+from pipeline.errors import CheckpointError
 from pipeline.tensors import Latents, Pixels
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 LIGHT = 5_000_000
 """Weights of a decoder that is quick enough for previews; Stable Diffusion's has 49 million."""
@@ -62,28 +64,63 @@ class PixelCodec(Codec):
         return latents
 
 
+def _check_scale(config: Any) -> None:
+    """The number that latents are scaled with must be one."""
+    scale = config.scaling_factor
+    if type(scale) not in (int, float) or not 0 < scale < math.inf:
+        raise CheckpointError(f"vae: scaling_factor = {scale!r}: must be a number above 0")
+
+
 @final
 class VaeCodec(Codec):
-    """A variational autoencoder; encoding takes the posterior's mode, so it draws nothing."""
+    """Any autoencoder of diffusers; encoding takes the posterior's mode, so it draws nothing."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(
+        self, vae: AutoencoderKL | AutoencoderTiny, device: torch.device | None = None
+    ) -> None:
+        _check_scale(vae.config)
         self.vae = vae
+        self.device = vae.device if device is None else device  # where it runs, if it moves there
         self.channels = vae.config.latent_channels
         self.downscale = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def encode(self, pixels: Pixels) -> Latents:
-        """Latents of `pixels`: the posterior's mode times `scaling_factor`."""
-        mode: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
-        latents: Tensor = mode * self.vae.config.scaling_factor
+        """Latents of `pixels`: the posterior's mode, centred and scaled as the UNet sees them."""
+        encoded = self.vae.encode(pixels.to(self.vae.dtype))
+        # AutoencoderTiny and VQModel have no posterior
+        mode: Tensor = (
+            encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        )
+        if self._statistics is None:
+            latents: Latents = mode * self.vae.config.scaling_factor
+        else:
+            mean, std = self._statistics
+            latents = (mode - mean.to(mode)) * self.vae.config.scaling_factor / std.to(mode)
         return latents
 
     def decode(self, latents: Latents) -> Pixels:
         """Pixels of `latents`; where 16 bits overflow, once more in float32."""
-        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        pixels: Pixels = self.vae.decode(unscaled, return_dict=False)[0]
+        pixels: Pixels = self.vae.decode(self._unscale(latents), return_dict=False)[0]
         if self.vae.dtype != torch.float32 and not pixels.isfinite().all():
             return self._in_float32.decode(latents.float())
         return pixels
+
+    def _unscale(self, latents: Latents) -> Tensor:
+        latents = latents.to(self.vae.dtype)
+        if self._statistics is None:
+            unscaled: Tensor = latents / self.vae.config.scaling_factor
+        else:
+            mean, std = self._statistics
+            unscaled = latents * std.to(latents) / self.vae.config.scaling_factor + mean.to(latents)
+        return unscaled
+
+    @cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation of each channel, where the checkpoint states them (some of XL do)."""
+        mean, std = (getattr(self.vae.config, f"latents_{name}", None) for name in ("mean", "std"))
+        if mean is None or std is None:
+            return None
+        return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
 
     def preview(self, latents: Latents) -> Pixels:
         """The decoded picture if the decoder is small, else the best linear map to colours."""
@@ -102,7 +139,7 @@ class VaeCodec(Codec):
 
     @cached_property
     def _in_float32(self) -> VaeCodec:
-        return VaeCodec(copy.deepcopy(self.vae).float())
+        return VaeCodec(copy.deepcopy(self.vae).float(), self.device)
 
     @cached_property
     def _linear_view(self) -> Tensor:
@@ -112,7 +149,7 @@ class VaeCodec(Codec):
         cells = 3  # wide enough that the middle cell of a patch sees its own colour alone
         board = colours.repeat_interleave(cells, 1).repeat_interleave(cells, 2)
         pixels = board.repeat_interleave(self.downscale, 1).repeat_interleave(self.downscale, 2)
-        latents = self.encode(pixels[None].to(self.vae.device)).float().cpu()[0]
+        latents = self.encode(pixels[None].to(self.device)).float().cpu()[0]
         middles = latents[:, 1::cells, 1::cells].flatten(1).T
         design = torch.cat([middles, torch.ones(len(middles), 1)], 1)
         solution: Tensor = torch.linalg.lstsq(design, colours.flatten(1).T).solution

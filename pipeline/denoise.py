@@ -9,13 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import SpecError
+from pipeline.errors import CheckpointError, SpecError
+from pipeline.noise import drawing
+from pipeline.spec import PredictionType
 from pipeline.tensors import Latents, Noise
+
+MAX_TRAIN_TIMESTEPS = 10_000
 
 Predict = Callable[[Latents, Tensor, int], Tensor]
 """`predict(latents, timestep, index)`: the network's output, be it noise or velocity."""
@@ -28,6 +32,9 @@ class Scheduler(Protocol):
     timesteps: Tensor
     alphas_cumprod: Tensor
     init_noise_sigma: Any
+    order: int
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor: ...
 
@@ -61,7 +68,8 @@ def denoise(
     for index, timestep in enumerate(timesteps):
         model_input = scheduler.scale_model_input(latents, timestep)
         prediction = predict(model_input, timestep, index)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extras)[0]
+        with drawing(generators):
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extras)[0]
 
         yield Step(
             index=index,
@@ -75,6 +83,29 @@ def denoise(
 def start_latents(scheduler: Scheduler, noise: Noise) -> Latents:
     """Unit Gaussian `noise` at the scale where `scheduler` starts."""
     latents: Latents = noise * scheduler.init_noise_sigma
+    return latents
+
+
+def skip_steps(scheduler: Scheduler, num_inference_steps: int, strength: float) -> Tensor:
+    """The timesteps that are left to an image which goes through a share `strength` of the steps.
+
+    `scheduler` is fresh, and begins there. Raises `SpecError` where no step is left.
+    """
+    left = int(num_inference_steps * strength)
+    if left == 0:
+        least = 1 / num_inference_steps
+        raise SpecError(
+            f"strength = {strength:g}: leaves none of {num_inference_steps} steps,"
+            f" must be at least {least:g}"
+        )
+    first = (num_inference_steps - left) * scheduler.order
+    _begin(scheduler, first)
+    return scheduler.timesteps[first:]
+
+
+def noise_latents(scheduler: Scheduler, start: Latents, noise: Noise, timesteps: Tensor) -> Latents:
+    """The latents `start` with as much of `noise` as belongs to the first of `timesteps`."""
+    latents: Latents = scheduler.add_noise(start, noise, timesteps[:1].repeat(len(start)))
     return latents
 
 
@@ -95,7 +126,7 @@ def estimate_latents(scheduler: Scheduler, step: Step) -> Latents:
 
 _SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "pndm": ("PNDMScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
@@ -126,7 +157,12 @@ def create_scheduler(
     class_name, settings = _SCHEDULERS[name]
     kind = getattr(diffusers, class_name)
     accepted = inspect.signature(kind).parameters  # a config may come from another scheduler
-    scheduler = kind(**{k: v for k, v in {**config, **settings}.items() if k in accepted})
+    _check_config(config)
+    try:
+        scheduler = kind(**{k: v for k, v in {**config, **settings}.items() if k in accepted})
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise CheckpointError(f"scheduler config: refused by scheduler {name}: {reason}") from error
     try:
         scheduler.set_timesteps(num_inference_steps, device=device)
     except ValueError as error:
@@ -134,15 +170,40 @@ def create_scheduler(
         raise SpecError(
             f"num_inference_steps = {num_inference_steps}: refused by scheduler {name}: {reason}"
         ) from None
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # else each step looks its timestep up, and waits for the GPU
+    _begin(scheduler, 0)
     fresh: Scheduler = scheduler
     return fresh
 
 
-def name_scheduler(class_name: str) -> str | None:
-    """Our name of a diffusers scheduler class, the plainest where several share it."""
-    return next((name for name, (kind, _) in _SCHEDULERS.items() if kind == class_name), None)
+def _check_config(config: Mapping[str, Any]) -> None:
+    """What every scheduler reads, and takes as it comes."""
+    steps, predicted = (config.get("num_train_timesteps", 1000), config.get("prediction_type"))
+    if type(steps) is not int or not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
+        raise CheckpointError(
+            f"scheduler config: num_train_timesteps = {steps!r}: must be between 1 and"
+            f" {MAX_TRAIN_TIMESTEPS}"
+        )
+    if predicted not in (None, *get_args(PredictionType)):
+        allowed = ", ".join(get_args(PredictionType))
+        raise CheckpointError(
+            f"scheduler config: prediction_type = {predicted!r}: must be one of {allowed}"
+        )
+
+
+def name_scheduler(config: Mapping[str, Any]) -> str | None:
+    """Our name of the scheduler in a checkpoint's config: the one that sets what it sets."""
+    fits = {
+        name: sum(config.get(key) == value for key, value in settings.items())
+        for name, (kind, settings) in _SCHEDULERS.items()
+        if kind == config.get("_class_name")
+    }
+    return max(fits, key=lambda name: fits[name]) if fits else None
+
+
+def _begin(scheduler: Any, index: int) -> None:
+    """Say where the loop begins: else each step looks its timestep up, and waits for the GPU."""
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(index)
 
 
 def _match_extras(

@@ -11,33 +11,30 @@ import torch
 from torch import Tensor
 
 from pipeline.denoise import Predict
-from pipeline.tensors import Embeds, Latents
+from pipeline.tensors import Latents, PromptEmbeds
 
-Network = Callable[[Latents, Tensor, Embeds], Tensor]
-"""`network(latents, timestep, prompt_embeds)`: one forward of a UNet."""
+Network = Callable[[Latents, Tensor, PromptEmbeds], Tensor]
+"""`network(latents, timestep, prompt)`: one forward of a UNet."""
 
 
-def condition(network: Network, prompt_embeds: Embeds) -> Predict:
+def condition(network: Network, prompt: PromptEmbeds) -> Predict:
     """The plain prediction under a prompt."""
 
     def predict(latents: Latents, timestep: Tensor, index: int) -> Tensor:
-        return network(latents, timestep, prompt_embeds)
+        return network(latents, timestep, prompt)
 
     return predict
 
 
 def guide(
-    network: Network,
-    prompt_embeds: Embeds,
-    negative_prompt_embeds: Embeds,
-    guidance_scale: Tensor,
+    network: Network, prompt: PromptEmbeds, negative_prompt: PromptEmbeds, guidance_scale: Tensor
 ) -> Predict:
     """Predictions pushed away from the negative prompt, both in one call of the network.
 
     `guidance_scale` has one number a sample; at 1 or less a sample is not guided, as in diffusers.
     Source: Ho and Salimans 2022, eq. 6 with guidance_scale = 1 + w.
     """
-    both = torch.cat([negative_prompt_embeds, prompt_embeds])
+    both = PromptEmbeds.join([negative_prompt, prompt])
     scale = guidance_scale.clamp(min=1).view(-1, 1, 1, 1)
 
     def predict(latents: Latents, timestep: Tensor, index: int) -> Tensor:

@@ -72,7 +72,7 @@ def to_pixels(image: Image.Image) -> Pixels:
     """The pixels of an RGB image, shape (1, 3, height, width), float32 on the CPU."""
     if image.mode != "RGB":
         raise PictureError(f"a picture of mode {image.mode}: must be RGB")
-    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous()
     return levels.float() / 255 * 2 - 1
 
 
@@ -95,7 +95,7 @@ def save_png(image: Image.Image, file: Path, record: Record | None) -> None:
 
 def read_record(file: Path) -> Record:
     """The record inside a PNG of ours; its pixels are not decoded. Raises PictureError."""
-    with _opened(file) as stream:
+    with opened(file) as stream:
         text = png_text(stream, _CHUNK.encode())
         if text is None:
             raise PictureError(
@@ -118,7 +118,7 @@ def open_image(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Its size is checked before it is decoded, metadata is dropped, colour profiles are not applied.
     Raises PictureError.
     """
-    with _opened(file) as stream:
+    with opened(file) as stream:
         size = width, height = picture_size(stream)
         if max(size) > MAX_SIDE:
             raise PictureError(
@@ -136,8 +136,13 @@ def open_image(file: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
+def read_size(file: Path) -> tuple[int, int]:
+    """Width and height of the picture that `open_image` would give. Raises PictureError."""
+    return open_image(file).size
+
+
 @contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
+def opened(file: Path) -> Iterator[BinaryIO]:
     """`file` for reading; what is wrong with it is said under its name, without its folder."""
     try:
         if "\0" in file.name or not stat.S_ISREG(file.stat().st_mode):

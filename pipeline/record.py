@@ -12,11 +12,12 @@ import re
 from importlib.metadata import version
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipeline.errors import SpecError
-from pipeline.sources import is_name
-from pipeline.spec import Spec, StillSpec
+from pipeline.sources import anonymous_source, is_name
+from pipeline.spec import StillSpec
+from pipeline.values import Spec
 
 VERSION = "0.1.0"
 
@@ -38,12 +39,31 @@ SAMPLERS: dict[str, tuple[str, str | None]] = {
 _FIELD_NAME = re.compile(r"\b(negative prompt|steps):", re.IGNORECASE)
 
 
+class ImageRecord(Spec):
+    """The picture that was started from, and where it lies in the result or what of it is used.
+
+    `box` is (left, top, right, bottom) in pixels: of the picture under "crop", of the result under
+    "pad".
+    """
+
+    name: str
+    hash: str
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+
 class Record(Spec):
-    """One picture: its spec, every default filled in, and what it was made with and on."""
+    """One picture: its spec, every default filled in, and what it was made with and on.
+
+    `hashes` are the contents of what was added to the checkpoint, by name.
+    """
 
     spec: StillSpec
     model_name: str
     model_hash: str
+    hashes: dict[str, str] = Field(default_factory=dict)
+    image: ImageRecord | None = None
     device: str
     dtype: str
     versions: dict[str, str]
@@ -55,12 +75,36 @@ class Record(Spec):
         for key in ("num_inference_steps", "guidance_scale", "height", "width", "scheduler"):
             if getattr(self.spec.sampling, key) is None:
                 raise SpecError(f"spec.sampling.{key}: must be filled in before it is recorded")
-        for name in (self.model_name, self.spec.model.source):
+        for name in (self.model_name, *_sources(self.spec)):
             if not is_name(name):
                 raise SpecError(f"model {name!r}: a record holds a name, never a path")
         if "greatcircle" not in self.versions:
             raise SpecError("versions: must hold the version of greatcircle")
         return self
+
+
+def anonymise(spec: StillSpec) -> StillSpec:
+    """`spec` with the names of models and pictures in place of where they lie."""
+    model = spec.model
+    named = model.replace(
+        source=anonymous_source(model.source),
+        config=None if model.config is None else anonymous_source(model.config),
+        vae=None if model.vae is None else anonymous_source(model.vae),
+        loras=tuple(a.replace(source=anonymous_source(a.source)) for a in model.loras),
+        embeddings=tuple(e.replace(source=anonymous_source(e.source)) for e in model.embeddings),
+    )
+    image = spec.image
+    if image is not None:
+        image = image.replace(source=anonymous_source(image.source))
+    return spec.replace(model=named, image=image)
+
+
+def _sources(spec: StillSpec) -> list[str]:
+    """Every place that `spec` names."""
+    model = spec.model
+    added = [a.source for a in model.loras] + [e.source for e in model.embeddings]
+    single = [model.config, model.vae, spec.image.source if spec.image else None]
+    return [model.source, *added, *(place for place in single if place is not None)]
 
 
 def current_versions() -> dict[str, str]:

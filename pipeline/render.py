@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pipeline.denoise import (
     Predict,
@@ -19,26 +21,35 @@ from pipeline.denoise import (
     create_scheduler,
     denoise,
     estimate_latents,
+    noise_latents,
+    skip_steps,
     start_latents,
 )
-from pipeline.errors import RenderError
+from pipeline.errors import RenderError, SpecError
+from pipeline.fitting import fit_image
 from pipeline.guidance import condition, guide, limit
 from pipeline.model import Model
-from pipeline.path import Point, continue_noise, draw_noise
-from pipeline.pictures import to_images
+from pipeline.network import embeds_guidance
+from pipeline.noise import NoiseMix
+from pipeline.path import Point
+from pipeline.pictures import open_image, to_images, to_pixels
 from pipeline.prompts import pad_embeds
-from pipeline.spec import Sampling, StillSpec
-from pipeline.tensors import Embeds, Latents, Pixels
+from pipeline.spec import DEFAULT_STRENGTH, ImageSpec, Sampling, StillSpec
+from pipeline.tensors import Latents, Pixels, PromptEmbeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A finished picture: where it came from, its latents and its pixels, (1, 3, height, width)."""
+    """A finished picture: where it came from, its latents and its pixels, (1, 3, height, width).
+
+    `flagged` is what the safety checker says of it, where there is one.
+    """
 
     index: int
     point: Point
     latents: Latents
     pixels: Pixels
+    flagged: bool | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -65,19 +76,37 @@ class Progress:
 
 
 def points(model: Model, spec: StillSpec) -> Iterator[Point]:
-    """The points of a still: one prompt, a new noise for each seed."""
-    sampling = model.complete(spec.sampling)
+    """The points of a still: one prompt, a new noise for each seed or each step of a variation."""
+    sampling = model.resolve(spec).sampling
     assert sampling.guidance_scale is not None
-    positive = model.text.encode(spec.prompt)
-    negative = model.text.encode(spec.negative_prompt or "")
-    for seed in range(spec.seed, spec.seed + spec.count):
+    positive = model.text.encode(spec.prompt, plain=spec.plain)
+    negative = model.text.encode_negative(spec.negative_prompt, positive, plain=spec.plain)
+    start = None if spec.image is None else encode_image(model, spec.image, sampling)
+    shape = model.noise_shape(sampling)
+    for index in range(spec.count):
+        noise = choose_noise(spec.single(index))
         yield Point(
-            noise=draw_noise(seed, model.noise_shape(sampling)),
+            noise=noise.draw(shape),
+            step_noise=noise,
             prompt_embeds=positive,
             negative_prompt_embeds=negative,
             guidance_scale=sampling.guidance_scale,
-            step_seed=seed,
+            start=start,
         )
+
+
+def choose_noise(spec: StillSpec) -> NoiseMix:
+    """The seeds of a single still: its own, or on the way from it to the variation's."""
+    if spec.variation is None:
+        return NoiseMix.single(spec.seed)
+    return NoiseMix.between(spec.seed, spec.variation.seed, spec.variation.strength)
+
+
+def encode_image(model: Model, image: ImageSpec, sampling: Sampling) -> Latents:
+    """The latents of a start image, brought to the size of `sampling`."""
+    assert sampling.height is not None and sampling.width is not None
+    fitted = fit_image(open_image(Path(image.source)), (sampling.width, sampling.height), image.fit)
+    return model.codec.encode(to_pixels(fitted.image).to(model.device))
 
 
 def render(model: Model, sampling: Sampling, points: Iterable[Point]) -> Iterator[Frame]:
@@ -114,13 +143,11 @@ def _render_batch(
     scheduler = create_scheduler(
         sampling.scheduler, model.scheduler_config, sampling.num_inference_steps, model.device
     )
-    timesteps = scheduler.timesteps
     padded = batch + batch[-1:] * (sampling.batch_size - len(batch))
-    noise = torch.cat([p.noise for p in padded]).to(model.device, model.dtype)
-    generators = [continue_noise(p.step_seed, tuple(p.noise.shape[1:])) for p in padded]
-    predict = _make_predict(model, padded, sampling.guidance_interval, len(timesteps))
+    latents, timesteps = _start(model, scheduler, sampling, padded)
+    generators = [p.step_noise.continue_noise(tuple(p.noise.shape[1:])) for p in padded]
+    predict = _make_predict(model, sampling, padded, len(timesteps))
 
-    latents = start_latents(scheduler, noise)
     for step in denoise(predict, scheduler, latents, timesteps, generators):
         latents = step.latents
         yield Progress(
@@ -136,6 +163,23 @@ def _render_batch(
         yield _decode(model, point, latents[index : index + 1], first + index)
 
 
+def _start(
+    model: Model, scheduler: Scheduler, sampling: Sampling, points: list[Point]
+) -> tuple[Latents, Tensor]:
+    """Where the loop starts, and the timesteps it goes through: all, or what an image is due."""
+    noise = torch.cat([p.noise for p in points]).to(model.device, model.dtype)
+    starts = [p.start for p in points if p.start is not None]
+    if not starts:
+        return start_latents(scheduler, noise), scheduler.timesteps
+    if len(starts) < len(points):
+        raise SpecError("some points of one batch start from an image, and others do not")
+    strength = DEFAULT_STRENGTH if sampling.strength is None else sampling.strength
+    assert sampling.num_inference_steps is not None
+    timesteps = skip_steps(scheduler, sampling.num_inference_steps, strength)
+    start = torch.cat(starts).to(model.device, model.dtype)
+    return noise_latents(scheduler, start, noise, timesteps), timesteps
+
+
 def _decode(model: Model, point: Point, latents: Latents, index: int) -> Frame:
     """The frame of `latents`, one at a time, so that its pixels depend on nothing beside it."""
     pixels = model.codec.decode(latents)
@@ -145,28 +189,25 @@ def _decode(model: Model, point: Point, latents: Latents, index: int) -> Frame:
                 f"frame {index}: its {name} are not finite numbers (in {model.dtype}); "
                 "nothing is written of it"
             )
-    return Frame(index=index, point=point, latents=latents, pixels=pixels.float().cpu())
+    pixels = pixels.float().cpu()
+    flagged = None if model.safety is None else model.safety.flags(to_images(pixels)[0])
+    return Frame(index=index, point=point, latents=latents, pixels=pixels, flagged=flagged)
 
 
-def _make_predict(
-    model: Model, points: list[Point], interval: tuple[float, float], count: int
-) -> Predict:
+def _make_predict(model: Model, sampling: Sampling, points: list[Point], count: int) -> Predict:
     """Guided where a point asks for it, plain otherwise; positive and negative in one call."""
+    scale = torch.tensor([p.guidance_scale for p in points])
+    network = model.network(sampling, scale)
     positive = [p.prompt_embeds for p in points]
     negative = [p.negative_prompt_embeds for p in points]
-    embeds = _stack(positive + negative, model.empty_embeds)
-    prompt_embeds, negative_prompt_embeds = embeds.chunk(2)
-
-    plain = condition(model.network, prompt_embeds)
-    scale = torch.tensor([p.guidance_scale for p in points])
-    if not (scale > 1).any():
-        return plain
-    guided = guide(
-        model.network, prompt_embeds, negative_prompt_embeds, scale.to(model.device, model.dtype)
+    tokens = max(prompt.embeds.shape[1] for prompt in positive + negative)
+    prompt, negative_prompt = (
+        PromptEmbeds.join([pad_embeds(p, model.empty_embeds, tokens) for p in prompts])
+        for prompts in (positive, negative)
     )
-    return limit(guided, plain, interval, count)
 
-
-def _stack(embeds: list[Embeds], empty: Embeds) -> Embeds:
-    tokens = max(e.shape[1] for e in embeds)
-    return torch.cat([pad_embeds(e, empty, tokens) for e in embeds])
+    plain = condition(network, prompt)
+    if embeds_guidance(model.unet) or not (scale > 1).any():
+        return plain
+    guided = guide(network, prompt, negative_prompt, scale.to(model.device, model.dtype))
+    return limit(guided, plain, sampling.guidance_interval, count)

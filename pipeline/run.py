@@ -9,13 +9,15 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.checkpoint import hash_file
 from pipeline.files import prepare_folder
+from pipeline.fitting import fit_box
 from pipeline.model import Model
-from pipeline.pictures import save_png
-from pipeline.record import Record, current_versions
+from pipeline.pictures import read_size, save_png
+from pipeline.record import ImageRecord, Record, anonymise, current_versions
 from pipeline.render import Frame
 from pipeline.sources import anonymous_source
-from pipeline.spec import StillSpec
+from pipeline.spec import ImageSpec, Sampling, StillSpec
 
 
 class Stills:
@@ -47,12 +49,26 @@ class Stills:
 def describe(model: Model, spec: StillSpec) -> Record:
     """The record of one picture of `model`, free of paths."""
     spec = model.resolve(spec)
-    named = spec.model.replace(source=anonymous_source(spec.model.source))
     return Record(
-        spec=spec.replace(model=named),
+        spec=anonymise(spec),
         model_name=model.name,
         model_hash=model.hash,
+        hashes=dict(model.hashes),
+        image=None if spec.image is None else _describe_image(spec.image, spec.sampling),
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
         versions=current_versions(),
+    )
+
+
+def _describe_image(image: ImageSpec, sampling: Sampling) -> ImageRecord:
+    assert sampling.width is not None and sampling.height is not None
+    file = Path(image.source)
+    width, height = size = read_size(file)
+    return ImageRecord(
+        name=anonymous_source(image.source),
+        hash=hash_file(file),
+        width=width,
+        height=height,
+        box=fit_box(size, (sampling.width, sampling.height), image.fit),
     )

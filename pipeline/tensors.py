@@ -6,6 +6,11 @@ noise to what a scheduler starts with, `pictures` between pixels and uint8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,3 +28,22 @@ Embeds = Float[Tensor, "batch tokens width"]
 
 Pooled = Float[Tensor, "batch width"]
 """One vector for a whole prompt (XL)."""
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """What the network is told of a prompt: hidden states, and in XL one pooled vector."""
+
+    embeds: Embeds
+    pooled: Pooled | None = None
+
+    @classmethod
+    def join(cls, prompts: Sequence[PromptEmbeds]) -> Self:
+        """Several prompts of as many tokens each, one after the other along the batch."""
+        pooled = [p.pooled for p in prompts if p.pooled is not None]
+        return cls(torch.cat([p.embeds for p in prompts]), torch.cat(pooled) if pooled else None)
+
+    def zeros(self) -> PromptEmbeds:
+        """Zeros of the same shapes."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return PromptEmbeds(torch.zeros_like(self.embeds), pooled)

@@ -136,6 +136,10 @@ def test_one_step_is_enough_for_every_scheduler(name):
 
 
 def test_classes_have_their_plainest_name():
-    assert name_scheduler("DPMSolverMultistepScheduler") == "dpm++2m"
-    assert name_scheduler("PNDMScheduler") == "pndm"
-    assert name_scheduler("NoSuchScheduler") is None
+    solver = {"_class_name": "DPMSolverMultistepScheduler"}
+    assert name_scheduler(solver) == "dpm++2m"
+    assert name_scheduler(solver | {"algorithm_type": "sde-dpmsolver++"}) == "dpm++2m-sde"
+    karras = {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}
+    assert name_scheduler(solver | karras) == "dpm++2m-karras"
+    assert name_scheduler({"_class_name": "PNDMScheduler"}) == "pndm"
+    assert name_scheduler({"_class_name": "NoSuchScheduler"}) is None

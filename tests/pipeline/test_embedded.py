@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.model import Model
+from pipeline.model import Model, load_model
 from pipeline.pictures import to_pixels
 from pipeline.render import points, render
-from pipeline.spec import Sampling, StillSpec
+from pipeline.spec import ModelSpec, Sampling, StillSpec
 from scripts.embedded.judge import measure_distances, rank
 
 REFERENCES = Path(__file__).resolve().parent.parent / "data" / "references"
@@ -100,7 +101,7 @@ def test_a_round_trip_keeps_the_picture(embedded: Model, references: torch.Tenso
 
 
 def test_it_is_small(embedded: Model):
-    parts = (embedded.unet, embedded.codec.vae, embedded.text.encoder)
+    parts = (embedded.unet, embedded.codec.vae, embedded.text.encoders[0].encoder)
     parameters = sum(p.numel() for part in parts for p in part.parameters())
     size = sum(f.stat().st_size for f in embedded.checkpoint.folder.rglob("*") if f.is_file())
 
@@ -113,3 +114,11 @@ def test_its_card_says_what_one_must_know(embedded: Model):
 
     for word in ("noto color emoji", "sil open font license", "128", "english", "train_embedded"):
         assert word in card
+
+
+def test_it_loads_in_under_two_seconds(embedded: Model):
+    """In processor time, which a busy machine does not change; the libraries are already in."""
+    started = time.process_time()
+    load_model(ModelSpec(device="cpu"))
+
+    assert time.process_time() - started < 2

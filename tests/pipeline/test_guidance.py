@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from pipeline.guidance import condition, guide, limit
+from pipeline.tensors import PromptEmbeds
 
 LATENTS = torch.zeros(2, 4, 2, 2)
-POSITIVE = torch.full((2, 3, 5), 3.0)
-NEGATIVE = torch.full((2, 3, 5), 1.0)
+POSITIVE = PromptEmbeds(torch.full((2, 3, 5), 3.0))
+NEGATIVE = PromptEmbeds(torch.full((2, 3, 5), 1.0))
 TIMESTEP = torch.tensor(7)
 
 
@@ -18,9 +19,9 @@ class Network:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, latents, timestep, embeds):
+    def __call__(self, latents, timestep, prompt):
         self.batches.append(len(latents))
-        return embeds.mean((1, 2)).view(-1, 1, 1, 1).expand_as(latents)
+        return prompt.embeds.mean((1, 2)).view(-1, 1, 1, 1).expand_as(latents)
 
 
 def test_both_prompts_share_one_call():

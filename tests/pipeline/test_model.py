@@ -26,7 +26,7 @@ def _load(folder: Path) -> Model:
 
 
 def test_weights_are_frozen(tiny: Model):
-    for module in (tiny.unet, tiny.codec.vae, tiny.text.encoder):
+    for module in (tiny.unet, tiny.codec.vae, tiny.text.encoders[0].encoder):
         assert not module.training
         assert not any(p.requires_grad for p in module.parameters())
 
@@ -36,11 +36,19 @@ def test_open_values_are_filled_from_the_checkpoint(tiny: Model, embedded: Model
 
     assert (spec.sampling.height, spec.sampling.width) == (32, 32)
     assert spec.sampling.scheduler == "pndm"  # the class in its scheduler config
-    assert None not in dict(spec.sampling).values()
+    open_still = [name for name, value in spec.sampling if value is None]
+    assert open_still == ["strength"]  # which is an image's, and there is none
     assert (spec.model.device, spec.model.dtype) == ("cpu", "float32")
     brought = json.loads((embedded.checkpoint.folder / "greatcircle.json").read_text())
     resolved = dict(embedded.complete(Sampling()))
     assert brought.items() <= resolved.items()
+
+
+def test_defaults_that_cannot_be_are_the_checkpoints_fault(copied: Path):
+    (copied / "greatcircle.json").write_text('{"height": "x"}')
+
+    with pytest.raises(CheckpointError, match=r"greatcircle\.json: height = 'x'"):
+        load_model(ModelSpec(source=str(copied), device="cpu"))
 
 
 def test_resolving_twice_changes_nothing(tiny: Model):
@@ -98,23 +106,23 @@ def test_a_device_that_is_there_is_chosen():
     "source", ["nowhere", "/no/such/folder", "../nowhere", "~/nowhere", "a/b/c", "embeded"]
 )
 def test_a_missing_model_is_said(source: str):
-    with pytest.raises(CheckpointError, match="no such folder; allowed are 'embedded', a folder"):
+    with pytest.raises(CheckpointError, match="no such folder or file; allowed are 'embedded', a"):
         load_model(ModelSpec(source=source, device="cpu"))
 
 
 def test_a_hub_id_without_the_hub_is_said():
     """The suite runs with HF_HUB_OFFLINE=1."""
     with pytest.raises(
-        CheckpointError, match="'nobody/nothing': no such folder here, and not to be"
+        CheckpointError, match="'nobody/nothing': is not on this machine, and HF_HUB_OFFLINE is set"
     ):
         load_model(ModelSpec(source="nobody/nothing", device="cpu"))
 
 
-def test_a_single_file_is_said(tmp_path: Path):
+def test_a_file_that_is_no_checkpoint_is_said(tmp_path: Path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"x")
 
-    with pytest.raises(CheckpointError, match="is a single file; a folder"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors: is not safetensors"):
         load_model(ModelSpec(source=str(file), device="cpu"))
 
 

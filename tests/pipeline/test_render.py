@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,9 +75,10 @@ def test_batch_sizes_differ_by_rounding_only(tiny: Model):
 
 def test_guidance_costs_one_call_a_step_and_the_text_is_read_once(tiny: Model):
     calls = {"unet": 0, "text": 0}
+    encoder = tiny.text.encoders[0].encoder
     hooks = [
         tiny.unet.register_forward_hook(lambda *_: calls.update(unet=calls["unet"] + 1)),
-        tiny.text.encoder.register_forward_hook(lambda *_: calls.update(text=calls["text"] + 1)),
+        encoder.register_forward_hook(lambda *_: calls.update(text=calls["text"] + 1)),
     ]
     _ = tiny.empty_embeds
     calls["text"] = 0
@@ -162,6 +164,8 @@ def test_pixel_space_renders_through_the_same_loop(tiny: Model):
     """The latent-against-pixel comparison rests on this: another codec, no other code."""
 
     class Pixels:
+        config = SimpleNamespace(time_cond_proj_dim=None, addition_embed_type=None)
+
         def __call__(self, latents, timestep, encoder_hidden_states, return_dict):
             return (latents * 0.1,)
 
