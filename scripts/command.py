@@ -12,11 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pipeline.errors import GreatcircleError
+
+if TYPE_CHECKING:
+    from pipeline.model import Model
+    from pipeline.spec import ModelSpec
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
@@ -97,13 +101,26 @@ def override(texts: Mapping[str, str | None], numbers: Mapping[str, str | None])
     Numbers go as they were typed, so that the spec itself says what is wrong with them; texts are
     quoted, so that a prompt such as `7` stays a text.
     """
-    quoted = {key: None if text is None else _quote(text) for key, text in texts.items()}
+    quoted = {key: None if text is None else quote(text) for key, text in texts.items()}
     return [f"{key}={text}" for key, text in {**numbers, **quoted}.items() if text is not None]
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     """`text` as a TOML string, which is JSON's but for one control character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def fetch_model(spec: ModelSpec) -> Model:
+    """The model; one that the hub has and this machine has not is downloaded, and its size said."""
+    from pipeline.download import download, say_bytes
+    from pipeline.model import load_model, plan_missing
+
+    for plan in plan_missing(spec):
+        say(f"downloading {plan.summary}")
+        with progress_bar(plan.total_bytes) as advance:
+            for progress in download(plan):
+                advance(progress.done_bytes, say_bytes(progress.done_bytes))
+    return load_model(spec)
 
 
 @contextmanager

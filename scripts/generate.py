@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import SpecError
+from pipeline.spec import LoraSpec
 from scripts.command import (
     Stopped,
     create_app,
+    fetch_model,
     hand_over,
     option,
     output_folder,
     override,
     progress_bar,
+    quote,
     run_command,
     say,
 )
@@ -32,6 +35,31 @@ app = create_app()
 
 # Numbers arrive as text: what is wrong with them is said by the spec, as everywhere.
 Text = str | None
+Texts = list[str] | None
+Opt = Annotated
+
+TEXTS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "image": "image.source",
+    "scheduler": "sampling.scheduler",
+    "model": "model.source",
+    "vae": "model.vae",
+    "device": "model.device",
+    "dtype": "model.dtype",
+}
+NUMBERS = {
+    "seed": "seed",
+    "count": "count",
+    "variation_seed": "variation.seed",
+    "variation_strength": "variation.strength",
+    "strength": "sampling.strength",
+    "num_inference_steps": "sampling.num_inference_steps",
+    "guidance_scale": "sampling.guidance_scale",
+    "width": "sampling.width",
+    "height": "sampling.height",
+}
+"""Options by the key of the spec that they override."""
 
 
 @dataclass(frozen=True)
@@ -42,65 +70,77 @@ class Request:
     overrides: list[str]
     out: Path
     metadata: bool
+    show_weights: bool
 
 
 @app.command()
 def parse(
-    prompt: Annotated[Text, typer.Argument(metavar="PROMPT", help="What they show.")] = None,
-    negative_prompt: Annotated[Text, option("TEXT", "What they should not show.")] = None,
-    seed: Annotated[Text, option("N", "The first one's; others count on. [default: 0]")] = None,
-    count: Annotated[Text, option("N", "How many pictures. [default: 1]")] = None,
-    num_inference_steps: Annotated[Text, option("N", "[default: the model's]")] = None,
-    guidance_scale: Annotated[Text, option("X", "[default: the model's]")] = None,
-    scheduler: Annotated[Text, option("NAME", "[default: the model's]")] = None,
-    width: Annotated[Text, option("N", "In pixels. [default: the model's]")] = None,
-    height: Annotated[Text, option("N", "In pixels. [default: the model's]")] = None,
-    model: Annotated[Text, option("SOURCE", "A folder or a hub id. [default: embedded]")] = None,
-    device: Annotated[Text, option("NAME", "cpu, cuda, cuda:N, mps. [default: the best]")] = None,
-    dtype: Annotated[Text, option("NAME", "[default: what suits the device]")] = None,
-    out: Annotated[Path, option("FOLDER", "Where the pictures go.")] = Path("outputs"),
-    set_: Annotated[
-        list[str] | None, option("KEY=VALUE", "Any key of the spec; repeatable.", "--set")
+    prompt: Opt[Text, typer.Argument(metavar="PROMPT", help="What they show.")] = None,
+    negative_prompt: Opt[Text, option("TEXT", "What they should not show.")] = None,
+    seed: Opt[Text, option("N", "The first one's; others count on. [default: 0]")] = None,
+    count: Opt[Text, option("N", "How many pictures. [default: 1]")] = None,
+    variation_seed: Opt[Text, option("N", "A second noise to go some way to.")] = None,
+    variation_strength: Opt[Text, option("X", "How far, from 0 to 1. [default: 0.2]")] = None,
+    image: Opt[Text, option("FILE", "A picture to start from.")] = None,
+    strength: Opt[Text, option("X", "How far to leave it, up to 1. [default: 0.8]")] = None,
+    num_inference_steps: Opt[Text, option("N", "[default: the model's]")] = None,
+    guidance_scale: Opt[Text, option("X", "[default: the model's]")] = None,
+    scheduler: Opt[Text, option("NAME", "[default: the model's]")] = None,
+    width: Opt[Text, option("N", "In pixels. [default: the model's]")] = None,
+    height: Opt[Text, option("N", "In pixels. [default: the model's]")] = None,
+    model: Opt[Text, option("SOURCE", "A folder, a file or a hub id. [default: embedded]")] = None,
+    vae: Opt[Text, option("SOURCE", "Another autoencoder.")] = None,
+    lora: Opt[Texts, option("FILE[=X]", "A LoRA and its weight; repeatable.")] = None,
+    device: Opt[Text, option("NAME", "cpu, cuda, cuda:N, mps. [default: the best]")] = None,
+    dtype: Opt[Text, option("NAME", "[default: what suits the device]")] = None,
+    plain: Opt[bool, option(None, "Take brackets in prompts literally.", "--plain")] = False,
+    show_weights: Opt[bool, option(None, "Say how the prompt is read.", "--show-weights")] = False,
+    out: Opt[Path, option("FOLDER", "Where the pictures go.")] = Path("outputs"),
+    set_: Opt[Texts, option("KEY=VALUE", "Any key of the spec; repeatable.", "--set")] = None,
+    spec: Opt[
+        Path | None, option("FILE", "A TOML file or a picture of ours to start with.")
     ] = None,
-    spec: Annotated[
-        Path | None, option("FILE", "A TOML file or a picture of ours; options override it.")
-    ] = None,
-    metadata: Annotated[
+    metadata: Opt[
         bool, option(None, "Whether the settings go into the PNG.", "--metadata/--no-metadata")
     ] = True,
 ) -> Request:
     """Make pictures. Their paths go to stdout, one per line."""
-    texts = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "sampling.scheduler": scheduler,
-        "model.source": model,
-        "model.device": device,
-        "model.dtype": dtype,
-    }
-    numbers = {
-        "seed": seed,
-        "count": count,
-        "sampling.num_inference_steps": num_inference_steps,
-        "sampling.guidance_scale": guidance_scale,
-        "sampling.width": width,
-        "sampling.height": height,
-    }
-    return Request(spec, [*(set_ or []), *override(texts, numbers)], out, metadata)
+    given = locals()
+    texts = {key: given[name] for name, key in TEXTS.items()}
+    numbers = {key: given[name] for name, key in NUMBERS.items()}
+    overrides = [*(set_ or []), *override(texts, numbers)]
+    if lora:
+        overrides.append(f"model.loras=[{', '.join(map(_read_lora, lora))}]")
+    if plain:
+        overrides.append("plain=true")
+    return Request(spec, overrides, out, metadata, show_weights)
+
+
+def _read_lora(text: str) -> str:
+    """FILE or FILE=X as a TOML table."""
+    lora = LoraSpec.parse(text)
+    return f"{{source={quote(lora.source)}, weight={lora.weight}}}"
 
 
 def run(request: Request) -> None:
     """Make what was asked for; everything that needs no model is refused before one is loaded."""
     record = _read_record(request.file)
     spec = _read_spec(request, record)
+    if request.show_weights:
+        say(_describe_weights(spec))
     with output_folder(request.out):
-        from pipeline.model import load_model
-
-        model = load_model(spec.model)
+        model = fetch_model(spec.model)
         say(model.summary)
-        if record is not None and model.hash != record.model_hash:
-            say(f"warning: not the same checkpoint: {_describe_difference(record, model)}")
-        _generate(model, model.resolve(spec), request)
+        resolved = model.resolve(spec)
+        if record is not None:
+            _compare(record, model, resolved)
+        _generate(model, resolved, request)
+
+
+def _describe_weights(spec: StillSpec) -> str:
+    from pipeline.weighting import literal, parse_weights, show_weights
+
+    return show_weights(literal(spec.prompt) if spec.plain else parse_weights(spec.prompt))
 
 
 def _read_record(file: Path | None) -> Record | None:
@@ -117,33 +157,51 @@ def _read_record(file: Path | None) -> Record | None:
 
 
 def _read_spec(request: Request, record: Record | None) -> StillSpec:
-    from pipeline.spec import StillSpec, load_spec, parse_spec
+    from pipeline.spec import StillSpec
+    from pipeline.values import load_spec, parse_spec
 
     if record is not None:
         spec = parse_spec(StillSpec, record.spec.model_dump(), request.overrides)
-        _require_model(spec, record, request)
+        _require_places(spec, record, request)
         return spec
     if request.file is not None:
         return load_spec(StillSpec, request.file, request.overrides)
     return parse_spec(StillSpec, {}, request.overrides)
 
 
-def _require_model(spec: StillSpec, record: Record, request: Request) -> None:
-    """A picture does not say where its checkpoint lies, and must not choose what is downloaded."""
+def _require_places(spec: StillSpec, record: Record, request: Request) -> None:
+    """A picture does not say where what it was made from lies, and must not choose what is read."""
     keys = {line.partition("=")[0].strip() for line in request.overrides}
-    named = not keys.isdisjoint({"model", "model.source"})
-    if spec.model.source != "embedded" and not named:
-        raise SpecError(
-            f"made with the checkpoint {record.model_name!r} ({record.model_hash[:10]}): "
-            "say with --model where it is"
+    model, image = spec.model, spec.image
+    hint = f"checkpoint {record.model_name!r} ({record.model_hash[:10]}): say with --model"
+    needed = {
+        "model.source": hint if model.source != "embedded" else None,
+        "model.vae": f"autoencoder {model.vae!r}: say with --vae" if model.vae else None,
+        "model.loras": f"LoRA {model.loras[0].source!r}: say with --lora" if model.loras else None,
+        "model.embeddings": "textual inversions: say with --set" if model.embeddings else None,
+        "model.config": f"config {model.config!r}: say with --set" if model.config else None,
+        "image.source": f"picture {image.source!r}: say with --image" if image else None,
+    }
+    for key, hint in needed.items():
+        table = key.partition(".")[0]
+        if hint is not None and keys.isdisjoint({key, table}):
+            raise SpecError(f"made with the {hint} where it is")
+
+
+def _compare(record: Record, model: Model, spec: StillSpec) -> None:
+    """Say what differs from what the picture was made with."""
+    from pipeline.run import describe
+
+    found = describe(model, spec.single(0))
+    if found.model_hash != record.model_hash:
+        say(
+            f"warning: not the same checkpoint: made with {record.model_name} "
+            f"({record.model_hash[:10]}), this is {model.name} ({model.hash[:10]})"
         )
-
-
-def _describe_difference(record: Record, model: Model) -> str:
-    return (
-        f"made with {record.model_name} ({record.model_hash[:10]}), "
-        f"this is {model.name} ({model.hash[:10]})"
-    )
+    if found.hashes != record.hashes:
+        say("warning: not the same autoencoder, LoRAs or textual inversions as it was made with")
+    if record.image and found.image and found.image.hash != record.image.hash:
+        say("warning: not the same start image as it was made with")
 
 
 def _generate(model: Model, spec: StillSpec, request: Request) -> None:
@@ -157,6 +215,8 @@ def _generate(model: Model, spec: StillSpec, request: Request) -> None:
         with progress_bar(spec.count) as advance:
             for event in render_steps(model, spec.sampling, points(model, spec)):
                 if isinstance(event, Frame):
+                    if event.flagged:
+                        say(f"the safety checker flags picture {event.index + 1}, kept as it is")
                     path = stills.save(event)
                     kept += 1
                     hand_over(path)

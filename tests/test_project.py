@@ -87,7 +87,8 @@ def test_configs_say_what_they_show(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs_load(path: Path) -> None:
-    from pipeline.spec import StillSpec, load_spec
+    from pipeline.spec import StillSpec
+    from pipeline.values import load_spec
     from scripts.embedded.recipe import load_recipe
 
     if path.name == "embedded.toml":

@@ -43,7 +43,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
     parser.add_argument(
-        "--model", default="embedded", help="embedded, a diffusers folder or a hub id"
+        "--model",
+        default="embedded",
+        help="embedded, a diffusers folder, a .safetensors file or a hub id",
+    )
+    parser.add_argument(
+        "--models", type=Path, default=Path("models"), help="folder of models to choose from"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: the best there is)")
     parser.add_argument(
@@ -69,12 +74,12 @@ def _serve(options: argparse.Namespace) -> int:
     accounts = read_accounts(options.auth_file, os.environ)
     prepare_folder(options.out)
 
-    from ui.app import Address, serve
+    from ui.app import Address, Folders, serve
     from ui.loading import Loading
 
     loading = Loading(spec)
     address = Address(options.host, options.port, accounts)
-    with serve(loading, options.out, address) as blocks:
+    with serve(loading, Folders(options.out, options.models), address) as blocks:
         print(f"Greatcircle is open at {blocks.local_url} (Ctrl+C ends it)", flush=True)
         print(loading.model().summary, file=sys.stderr, flush=True)
         Event().wait()

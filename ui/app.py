@@ -22,6 +22,7 @@ import gradio as gr
 from gradio.events import api
 from starlette.middleware import Middleware
 
+from pipeline.catalogue import MODELS_FOLDER
 from pipeline.errors import SpecError
 from ui import markup
 from ui.accounts import HOW, Accounts, Patience
@@ -29,6 +30,7 @@ from ui.door import Door, bracketed, is_loopback
 from ui.endpoint import make_endpoint
 from ui.generate import GPU, QUIET, GeneratePage, Updates
 from ui.loading import Loading
+from ui.models import ModelField
 
 HERE = Path(__file__).parent
 
@@ -36,6 +38,9 @@ WAITING = 16
 """Requests that may wait for the model; the next one is told that the queue is full."""
 
 PORTS = range(7860, 7960)
+
+BUSY_SECONDS, IDLE_SECONDS = 0.5, 5.0
+"""How often an open page asks after the model: while one loads, and in case someone changes it."""
 
 # System fonts: nothing is fetched from anywhere.
 THEME = gr.themes.Base(
@@ -83,40 +88,69 @@ class Address:
             raise
 
 
-def build(loading: Loading, folder: Path) -> gr.Blocks:
-    """The page, not yet served; `folder` is where pictures are kept."""
+@dataclass(frozen=True)
+class Folders:
+    """Where pictures are kept, and where models are looked for."""
+
+    pictures: Path
+    models: Path = MODELS_FOLDER
+
+
+def build(loading: Loading, folders: Folders, *, is_shared: bool = False) -> gr.Blocks:
+    """The page, not yet served; `is_shared`: others than the machine's owner may use it."""
     blocks = gr.Blocks(
         title=markup.TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
     )
     with blocks:
         header = gr.HTML(markup.header(loading.say(), loading.state), elem_id="header")
-        page = GeneratePage(loading, folder)
-        api(make_endpoint(loading, folder), api_name="generate", **GPU)
-        _follow(loading, header, page, blocks)
+        models = ModelField(loading, folders.models, is_shared=is_shared)
+        page = GeneratePage(loading, folders.pictures)
+        api(make_endpoint(loading, folders.pictures), api_name="generate", **GPU)
+        clock = _follow(loading, header, page, blocks)
+        _choose(models, clock)
     blocks.queue(max_size=WAITING, api_open=False)
     return blocks
 
 
-def _follow(loading: Loading, header: gr.HTML, page: GeneratePage, blocks: gr.Blocks) -> None:
+def _follow(loading: Loading, header: gr.HTML, page: GeneratePage, blocks: gr.Blocks) -> gr.Timer:
     """Tell an open page how far the model is, and its defaults once it is there."""
-    clock = gr.Timer(0.5)
+    clock = gr.Timer(BUSY_SECONDS)
+    told = gr.State(None)  # which model's defaults are filled in
 
-    def look() -> Updates:
-        state = loading.state
-        fields = page.defaults(loading.model()) if state == "ready" else page.empty()
-        ticking = gr.Timer(active=state == "loading")
-        return {header: markup.header(loading.say(), state), clock: ticking, **fields}
+    def look(seen: int | None) -> Updates:
+        state, count = loading.state, loading.count
+        ticking = gr.Timer(BUSY_SECONDS if state == "loading" else IDLE_SECONDS)
+        said = {header: markup.header(loading.say(), state), clock: ticking}
+        if state == "ready" and seen != count:
+            return said | page.defaults(loading.model()) | {told: count}
+        return said | (page.empty() | {told: None} if state == "loading" else {})
 
-    gr.on([blocks.load, clock.tick], look, outputs=[header, clock, *page.model_fields], **QUIET)
+    outputs = [header, clock, told, *page.model_fields]
+    gr.on([blocks.load, clock.tick], look, inputs=told, outputs=outputs, **QUIET)
+    return clock
+
+
+def _choose(models: ModelField, clock: gr.Timer) -> None:
+    """A choice of another model sets the clock going, which tells the rest."""
+
+    def wake() -> gr.Timer:
+        return gr.Timer(BUSY_SECONDS)
+
+    inputs = {*models.inputs, models.plans}
+    for click, answer in ((models.load.click, models.on_load), (models.yes.click, models.on_yes)):
+        click(answer, inputs=inputs, outputs=models.outputs, **QUIET).success(
+            wake, outputs=clock, **QUIET
+        )
+    models.no.click(models.close, outputs=models.outputs, **QUIET)
 
 
 @contextmanager
-def serve(loading: Loading, folder: Path, address: Address) -> Iterator[gr.Blocks]:
+def serve(loading: Loading, folders: Folders, address: Address) -> Iterator[gr.Blocks]:
     """Open the app, at its `local_url`, and start to load the model; at the end close it again."""
     port = address.find_port()
     with TemporaryDirectory(prefix="greatcircle-") as cache, _environment(cache):
-        settings = {**_settings(address, folder, Path(cache)), "server_port": port}
-        blocks = _open(loading, folder, settings)
+        settings = {**_settings(address, folders, Path(cache)), "server_port": port}
+        blocks = _open(loading, folders, settings, is_shared=address.accounts is not None)
         loading.start()
         try:
             yield blocks
@@ -124,14 +158,16 @@ def serve(loading: Loading, folder: Path, address: Address) -> Iterator[gr.Block
             blocks.close(verbose=False)
 
 
-def _open(loading: Loading, folder: Path, settings: dict[str, Any]) -> gr.Blocks:
+def _open(
+    loading: Loading, folders: Folders, settings: dict[str, Any], *, is_shared: bool
+) -> gr.Blocks:
     """Build and launch inside an event loop.
 
     Outside of one the framework makes a new loop for each of its locks, and closes none of them.
     """
 
     async def launch() -> gr.Blocks:
-        blocks = build(loading, folder)
+        blocks = build(loading, folders, is_shared=is_shared)
         blocks.launch(**settings)
         return blocks
 
@@ -159,14 +195,14 @@ def _environment(cache: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _settings(address: Address, folder: Path, cache: Path) -> dict[str, Any]:
+def _settings(address: Address, folders: Folders, cache: Path) -> dict[str, Any]:
     """How the framework serves: by itself alone, nothing measured or shared, nothing extra."""
     door = [Middleware(Patience), Middleware(Door, host=address.host, cache=cache)]
     return {
         "server_name": bracketed(address.host),
         "auth": address.accounts.admit if address.accounts else None,
         "app_kwargs": {"middleware": door},
-        "allowed_paths": [str(folder.resolve())],
+        "allowed_paths": [str(folders.pictures.resolve())],
         "max_file_size": "32mb",
         "theme": THEME,
         "css_paths": HERE / "style.css",

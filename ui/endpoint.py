@@ -11,9 +11,9 @@ from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from pipeline.errors import GreatcircleError
-from pipeline.spec import Sampling, StillSpec
+from pipeline.spec import Sampling, StillSpec, Variation
 from ui.draw import Picture, draw
-from ui.loading import Loading
+from ui.loading import Attempt, Loading
 
 Files = list[dict[str, Any]]
 
@@ -31,8 +31,12 @@ def make_endpoint(loading: Loading, folder: Path) -> Callable[..., Iterator[File
         scheduler: str | None = None,
         width: int | None = None,
         height: int | None = None,
+        plain: bool = False,
+        variation_seed: int | None = None,
+        variation_strength: float = 0.2,
     ) -> Iterator[Files]:
         """Pictures of a prompt, as PNG files. What is None is left to the model's own default."""
+        attempt = loading.latest
         try:
             sampling = Sampling(
                 num_inference_steps=num_inference_steps,
@@ -46,21 +50,25 @@ def make_endpoint(loading: Loading, folder: Path) -> Callable[..., Iterator[File
                 negative_prompt=negative_prompt,
                 seed=seed,
                 count=count,
+                plain=plain,
+                variation=None
+                if variation_seed is None
+                else Variation(seed=variation_seed, strength=variation_strength),
                 sampling=sampling,
-                model=loading.spec,
+                model=attempt.spec,
             )
-            yield from _generate(loading, spec, folder)
+            yield from _generate(attempt, spec, folder)
         except GreatcircleError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
     return generate
 
 
-def _generate(loading: Loading, spec: StillSpec, folder: Path) -> Iterator[Files]:
+def _generate(attempt: Attempt, spec: StillSpec, folder: Path) -> Iterator[Files]:
     """The files so far, after every step, so that who cancels is heard within one."""
-    while not loading.wait(0.5):
+    while not attempt.wait(0.5):
         yield []
-    model = loading.model()
+    model = attempt.model()
     files: Files = []
     for event in draw(model, model.resolve(spec), folder):
         if isinstance(event, Picture):

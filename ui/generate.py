@@ -16,11 +16,21 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pipeline.errors import GreatcircleError
-from pipeline.spec import MAX_SEED, SCHEDULERS, ModelSpec, Sampling, StillSpec
+from pipeline.spec import (
+    DEFAULT_STRENGTH,
+    FITS,
+    MAX_SEED,
+    SCHEDULERS,
+    ImageSpec,
+    ModelSpec,
+    Sampling,
+    StillSpec,
+    Variation,
+)
 from ui import markup
 from ui.command import as_command
 from ui.draw import Pace, Picture, draw, duration
-from ui.loading import Loading
+from ui.loading import Attempt, Loading
 
 if TYPE_CHECKING:
     from pipeline.model import Model
@@ -35,23 +45,37 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 """What answers at once, also while others wait for the model."""
 
 SAMPLING = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height")
-FIELDS = ("prompt", "negative_prompt", "seed", "random", "count", *SAMPLING)
+START = ("image", "fit", "strength", "variation_seed", "variation_strength")
+FIELDS = ("prompt", "negative_prompt", "plain", "seed", "random", "count", *START, *SAMPLING)
 IN_THE_GALLERY = 60
 KEYS = "Ctrl + Enter generates, Esc stops"
 
 
 def spec_of(values: Mapping[str, Any], model: ModelSpec) -> StillSpec:
     """The spec of the page's `values`, by field name. Raises SpecError."""
-    sampling = {name: _whole(values[name]) for name in SAMPLING if values[name] not in (None, "")}
+    given = {name: _whole(values[name]) for name in FIELDS if values[name] not in (None, "")}
+    sampling = {name: given[name] for name in SAMPLING if name in given}
+    if "image" in given:
+        sampling |= {"strength": given["strength"]} if "strength" in given else {}
     spec = StillSpec(
         prompt=values["prompt"],
         negative_prompt=values["negative_prompt"] or None,
+        plain=bool(values["plain"]),
         seed=0 if values["random"] else _whole(values["seed"]),
         count=_whole(values["count"]),
+        variation=_variation(given),
+        image=ImageSpec(source=given["image"], fit=given["fit"]) if "image" in given else None,
         sampling=Sampling(**sampling),
         model=model,
     )
     return _with_random_seed(spec) if values["random"] else spec
+
+
+def _variation(given: Mapping[str, Any]) -> Variation | None:
+    """A variation, where any of the way is to be gone."""
+    if given.get("variation_strength", 0) == 0:
+        return None
+    return Variation(seed=given.get("variation_seed", 0), strength=given["variation_strength"])
 
 
 def _whole(value: Any) -> Any:
@@ -97,6 +121,7 @@ class GeneratePage:
             with gr.Column(scale=4, min_width=320, elem_id="controls"):
                 self._build_words()
                 self._build_numbers()
+                self._build_start()
             with gr.Column(scale=7, min_width=320, elem_id="results"):
                 self._build_results()
         self._wire()
@@ -113,6 +138,10 @@ class GeneratePage:
             )
             self.negative_prompt = gr.Textbox(
                 label="Negative prompt", placeholder="what should stay out of it", max_lines=6
+            )
+            self.plain = gr.Checkbox(
+                label="take brackets literally: otherwise (word:1.2) and [word] are weights",
+                elem_id="plain",
             )
         with gr.Row(elem_id="buttons"):
             self.button = gr.Button("Generate", variant="primary", scale=3, elem_id="generate")
@@ -135,6 +164,22 @@ class GeneratePage:
             with gr.Row():
                 self.width = self._number("Width")
                 self.height = self._number("Height")
+
+    def _build_start(self) -> None:
+        with gr.Accordion("Start from a picture", open=False, elem_id="start-image"):
+            self.image = gr.Image(
+                label="Picture", type="filepath", image_mode=None, sources=["upload"], height=200
+            )
+            with gr.Row():
+                self.strength = gr.Number(
+                    label="Strength: 1 leaves nothing of it", value=DEFAULT_STRENGTH, step=0.05
+                )
+                self.fit = gr.Dropdown(list(FITS), value=FITS[0], label="Fit", min_width=80)
+        with gr.Accordion("Vary", open=False, elem_id="vary"), gr.Row():
+            self.variation_strength = gr.Number(
+                label="How far to another noise, up to 1", value=0, step=0.05
+            )
+            self.variation_seed = gr.Number(label="Its seed", value=0)
 
     def _number(self, label: str) -> gr.Number:
         """A number the model has a default for; it opens once the model is there."""
@@ -189,6 +234,8 @@ class GeneratePage:
             outputs=[*shown, self.status, self.gallery, self.pictures],
             **QUIET,
         )
+        # The picture's own aspect decides, unless a side is then typed.
+        self.image.upload(lambda: [None, None], outputs=[self.width, self.height], **QUIET)
         self.gallery.select(self.on_select, inputs=self.pictures, outputs=shown, **QUIET)
 
     @property
@@ -198,7 +245,8 @@ class GeneratePage:
 
     def empty(self) -> Updates:
         """The numbers without a value, which shows as a 0 unless it is said."""
-        return {getattr(self, name): None for name in SAMPLING if name != "scheduler"}
+        empty = {getattr(self, name): None for name in SAMPLING if name != "scheduler"}
+        return {**empty, self.is_filled_in: False}
 
     def defaults(self, model: Model) -> Updates:
         """`model_fields`, filled in and opened."""
@@ -215,14 +263,15 @@ class GeneratePage:
     def on_generate(self, values: Updates) -> Iterator[Updates]:
         """Draw what the widgets say. After an error the finished pictures, and its line, stay."""
         run = Run(before=values[self.pictures])
+        attempt = self.loading.latest
         try:
             fields = {name: values[getattr(self, name)] for name in FIELDS}
             if not values[self.is_filled_in]:
                 fields |= dict.fromkeys(SAMPLING)
-            spec = spec_of(fields, self.loading.spec)
+            spec = spec_of(fields, attempt.spec)
             run.count = spec.count
             yield {self.run: run, self.seed: spec.seed}
-            yield from self._draw(spec, run)
+            yield from self._draw(attempt, spec, run)
             run.ended_itself = True
         except GreatcircleError as error:
             run.ended_itself = True
@@ -231,10 +280,10 @@ class GeneratePage:
         finally:
             run.over.set()
 
-    def _draw(self, spec: StillSpec, run: Run) -> Iterator[Updates]:
-        while not self.loading.wait(0.5):
-            yield {self.status: markup.progress(self.loading.say())}
-        model = self.loading.model()
+    def _draw(self, attempt: Attempt, spec: StillSpec, run: Run) -> Iterator[Updates]:
+        while not attempt.wait(0.5):
+            yield {self.status: markup.progress(attempt.say())}
+        model = attempt.model()
         pace = Pace(spec.count)
 
         for event in draw(model, model.resolve(spec), self.folder):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from pipeline.errors import SpecError
@@ -19,7 +20,8 @@ from pipeline.model import Model
 from pipeline.pictures import read_record
 from pipeline.run import Stills
 from pipeline.spec import ModelSpec, Sampling, StillSpec
-from scripts.generate import main
+from pipeline.values import parse_spec
+from scripts.generate import Request, app, main
 from tests.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,6 +191,87 @@ def test_a_picture_can_be_changed(run: Run) -> None:
 
     was, now = read_record(Path(path)).spec, read_record(Path(changed)).spec
     assert now == was.replace(prompt="a green pear", seed=9)
+
+
+def test_a_picture_starts_from_another(run: Run) -> None:
+    size = "--num-inference-steps=2", "--width=64", "--height=64"
+    _, (first,), _ = run("a pear", *size)
+    start = f"--image={first}", "--strength=0.5", *size
+
+    _, (weak,), _ = run("a pear", *start, "--seed=5")
+    _, (again,), said = run("a pear", "--spec", weak, f"--image={first}")
+
+    assert (levels(again) == levels(weak)).all()
+    assert not any("warning" in line for line in said)
+    record = read_record(Path(weak))
+    assert record.image is not None
+    assert (record.image.width, record.image.box) == (64, (0, 0, 64, 64))
+    assert record.spec.image is not None
+    assert record.spec.image.source == Path(first).name
+
+    _, _, said = run("a pear", "--spec", weak, f"--image={weak}")
+    assert any("not the same start image" in line for line in said)
+
+
+def test_a_picture_does_not_choose_its_start_image(run: Run) -> None:
+    _, (first,), _ = run("a pear", "--num-inference-steps=2")
+    _, (second,), _ = run("a pear", "--num-inference-steps=2", f"--image={first}")
+
+    code, made, said = run("--spec", second)
+
+    assert (code, made) == (2, [])
+    assert said == [
+        f"error: made with the picture {Path(first).name!r}: say with --image where it is"
+    ]
+
+
+def test_a_start_image_keeps_its_aspect(run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 150), "red").save(tmp_path / "wide.png")
+
+    _, (path,), _ = run("a pear", "--image=wide.png", "--num-inference-steps=2")
+
+    with Image.open(path) as image:
+        # 128 × 128 pixels at 2 : 1 are 181 × 90.5; sides are multiples of 8
+        assert image.size == (184, 88)
+
+
+def test_variations_count_their_own_seeds(run: Run) -> None:
+    steps = "--num-inference-steps=2", "--seed=7"
+    _, (plain,), _ = run("a pear", *steps)
+    _, varied, _ = run("a pear", *steps, "--variation-seed=100", "--count=2")
+    _, (unvaried,), _ = run("a pear", *steps, "--variation-seed=9", "--variation-strength=0")
+
+    assert (levels(plain) == levels(unvaried)).all()
+    assert not (levels(varied[0]) == levels(varied[1])).all()
+    specs = [read_record(Path(path)).spec for path in varied]
+    assert [(s.seed, s.variation.seed) for s in specs if s.variation] == [(7, 100), (7, 101)]
+    assert specs[0].variation is not None
+    assert specs[0].variation.strength == 0.2
+
+
+def test_weights_are_shown_and_can_be_taken_literally(run: Run) -> None:
+    _, _, weighted = run("a (red:1.5) apple", "--num-inference-steps=1", "--show-weights")
+    _, _, plain = run("a (red:1.5) apple", "--num-inference-steps=1", "--show-weights", "--plain")
+
+    assert "1.5" in weighted[0]
+    assert "(red:1.5)" not in weighted[0]
+    assert "(red:1.5)" in plain[0]
+
+
+def test_loras_are_given_with_their_weights() -> None:
+    request = _parse("x", "--lora", "a.safetensors", "--lora", "b=c.safetensors=-0.5")
+    spec = parse_spec(StillSpec, {}, request.overrides)
+
+    assert [(lora.source, lora.weight) for lora in spec.model.loras] == [
+        ("a.safetensors", 1.0),
+        ("b=c.safetensors", -0.5),
+    ]
+
+
+def _parse(*argv: str) -> Request:
+    request = typer.main.get_command(app).main(list(argv), standalone_mode=False)
+    assert isinstance(request, Request)
+    return request
 
 
 def test_a_picture_does_not_choose_the_checkpoint(run: Run, other: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.model import Model
 from pipeline.spec import ModelSpec
-from ui.app import Address, serve
+from ui.app import Address, Folders, serve
 from ui.loading import Loading
 
 
@@ -47,7 +47,7 @@ class Served:
 
 def open_served(loading: Loading, folder: Path, address: Address) -> Iterator[Served]:
     with (
-        serve(loading, folder, address) as blocks,
+        serve(loading, Folders(folder), address) as blocks,
         httpx.Client(trust_env=False, timeout=30) as http,
     ):
         yield Served(blocks, folder, http)

@@ -15,7 +15,7 @@ from pipeline.model import Model
 from pipeline.spec import ModelSpec
 from tests.ui.conftest import Served, loading_once, open_served
 from ui.accounts import parse_accounts
-from ui.app import PORTS, WAITING, Address, serve
+from ui.app import PORTS, WAITING, Address, Folders, serve
 from ui.loading import Loading
 
 
@@ -79,7 +79,7 @@ def test_the_page_is_open_before_the_model_is_there(embedded: Model, tmp_path: P
     loading = loading_once(ready, embedded)
     for served in open_served(loading, tmp_path, Address()):
         assert served.send("GET", "/").status_code == 200
-        look = {"data": [], "fn_index": served.function("look"), "session_hash": "s"}
+        look = {"data": [None], "fn_index": served.function("look"), "session_hash": "s"}
 
         def told(served: Served = served, look: dict[str, object] = look) -> str:
             return served.send("POST", "/gradio_api/run/look", json=look).text
@@ -95,7 +95,7 @@ def test_what_was_changed_is_put_back_and_what_was_cached_is_gone(
 ) -> None:
     before = dict(os.environ)
     loading = Loading(ModelSpec(), load=lambda _: embedded)
-    with serve(loading, tmp_path, Address()) as blocks:
+    with serve(loading, Folders(tmp_path), Address()) as blocks:
         cache = Path(blocks.GRADIO_CACHE)
         assert cache.is_dir()
     assert dict(os.environ) == before

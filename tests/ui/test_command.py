@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from pipeline.spec import ModelSpec, Sampling, StillSpec, parse_spec
+from pipeline.spec import ModelSpec, Sampling, StillSpec
+from pipeline.values import parse_spec
 from scripts import generate
 from scripts.command import _parse
 from ui.command import as_command

@@ -53,6 +53,7 @@ def test_nothing_is_written_of_what_is_not_a_number(embedded: Model, tmp_path: P
         def __init__(self, sound: torch.nn.Module, at: int) -> None:
             super().__init__()
             self.sound, self.at, self.calls = sound, at, 0
+            self.config = sound.config
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             (prediction,) = self.sound(*args, **kwargs)

@@ -121,7 +121,7 @@ def test_numbers_that_are_none_are_refused(served: Served, word: str) -> None:
     """JSON has no such numbers, but Python reads them, so they get as far as the spec."""
     with pytest.raises(SpecError) as expected:
         in_python({"guidance_scale": float(word)})
-    body = f'{{"data": ["a pear", null, 0, 1, 2, {word}, null, 64, 64]}}'
+    body = f'{{"data": ["a pear", null, 0, 1, 2, {word}, null, 64, 64, false, null, 0.2]}}'
     headers = {"Content-Type": "application/json"}
 
     joined = served.send("POST", "/gradio_api/call/generate", content=body, headers=headers)
@@ -139,6 +139,8 @@ def test_a_render_that_goes_wrong_is_said_and_leaves_no_file(
     embedded: Model, tmp_path: Path
 ) -> None:
     class Broken(torch.nn.Module):
+        config = embedded.unet.config
+
         def forward(self, latents: Any, *args: Any, **kwargs: Any) -> Any:
             return (latents * float("nan"),)
 
@@ -180,7 +182,10 @@ def unready(
 
 def test_a_full_queue_says_so_and_recovers(unready: tuple[Served, Event]) -> None:
     served, ready = unready
-    body = {"data": ["a pear", None, 0, 1, 1, 1.0, None, 64, 64], "session_hash": "crowd"}
+    body = {
+        "data": ["a pear", None, 0, 1, 1, 1.0, None, 64, 64, False, None, 0.2],
+        "session_hash": "crowd",
+    }
     join = {**body, "fn_index": served.function("generate")}
 
     answers = [served.send("POST", "/gradio_api/queue/join", json=join) for _ in range(200)]
@@ -193,7 +198,7 @@ def test_a_full_queue_says_so_and_recovers(unready: tuple[Served, Event]) -> Non
 
     # The page still opens, and still says how the model is getting on.
     assert served.send("GET", "/").status_code == 200
-    look = {"data": [], "fn_index": served.function("look"), "session_hash": "page"}
+    look = {"data": [None], "fn_index": served.function("look"), "session_hash": "page"}
     assert "loading embedded" in served.send("POST", "/gradio_api/run/look", json=look).text
 
     ready.set()

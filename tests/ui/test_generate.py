@@ -19,7 +19,15 @@ import torch
 
 from pipeline.errors import CheckpointError, SpecError
 from pipeline.model import Model
-from pipeline.spec import MAX_SEED, SCHEDULERS, ModelSpec, Sampling, StillSpec
+from pipeline.spec import (
+    MAX_SEED,
+    SCHEDULERS,
+    ImageSpec,
+    ModelSpec,
+    Sampling,
+    StillSpec,
+    Variation,
+)
 from scripts import generate
 from tests.ui.conftest import at_hand, loading_once
 from ui.generate import FIELDS, GeneratePage, Run, spec_of
@@ -36,6 +44,12 @@ BLANK: dict[str, Any] = {
     "scheduler": "",
     "width": None,
     "height": None,
+    "plain": False,
+    "image": None,
+    "fit": "crop",
+    "strength": 0.8,
+    "variation_seed": 0,
+    "variation_strength": 0,
 }
 
 
@@ -100,6 +114,33 @@ def test_empty_means_not_given() -> None:
     spec = spec_of({**BLANK, "num_inference_steps": None}, ModelSpec())
     assert spec.negative_prompt is None
     assert spec.sampling == Sampling()
+
+
+def test_a_start_image_and_a_variation_are_the_spec_s_too() -> None:
+    values = {**BLANK, "image": "/cache/x/apple.png", "fit": "pad", "strength": 0.5, "plain": True}
+    spec = spec_of({**values, "variation_seed": 9, "variation_strength": 0.25}, ModelSpec())
+
+    assert spec.image == ImageSpec(source="/cache/x/apple.png", fit="pad")
+    assert spec.sampling.strength == 0.5
+    assert spec.variation == Variation(seed=9, strength=0.25)
+    assert spec.plain
+
+
+def test_without_an_image_strength_means_nothing_and_without_a_way_its_seed() -> None:
+    spec = spec_of({**BLANK, "strength": 0.5, "variation_seed": 9}, ModelSpec())
+
+    assert spec == spec_of(BLANK, ModelSpec())
+
+
+def test_a_picture_is_drawn_from_another(page: GeneratePage, root: Path) -> None:
+    start = root / "tests" / "data" / "references" / "pizza.png"
+
+    shown = final(list(press(page, image=str(start), strength=0.5)))
+
+    assert "start image" in shown[page.details]
+    assert "pizza.png" in shown[page.details]
+    assert "--image pizza.png" in shown[page.command].value
+    assert str(start) not in shown[page.command].value
 
 
 def test_a_random_seed_leaves_room_for_all_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +322,8 @@ def test_a_render_that_goes_wrong_is_an_error_and_no_file(embedded: Model, tmp_p
     """T22, on the page."""
 
     class Broken(torch.nn.Module):
+        config = embedded.unet.config
+
         def forward(self, latents: Any, *args: Any, **kwargs: Any) -> Any:
             return (latents * float("nan"),)
 
