@@ -15,6 +15,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="model folder (default: WORK/model)")
     parser.add_argument("--device", default=None)
+    parser.add_argument(
+        "--start", type=Path, default=None, help="a model folder to go on from, its codec kept"
+    )
     options = parser.parse_args()
 
     import torch
@@ -28,13 +31,18 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     emojis = [e for e in list_emojis() if not e.held_out]
     pictures = torch.from_numpy(draw_emojis(emojis))
-    vae = train_vae(recipe.vae, pictures, options.work, device)
 
-    from scripts.embedded.unet import train_unet
+    from diffusers import AutoencoderKL
 
-    train_unet(
-        recipe, vae, emojis, pictures, options.work, options.out or options.work / "model", device
-    )
+    from scripts.embedded.unet import normalise_for, train_unet
+
+    if options.start is None:
+        vae = train_vae(recipe.vae, pictures, options.work, device)
+        normalise_for(vae, pictures)
+    else:
+        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32).to(device)
+    out = options.out or options.work / "model"
+    train_unet(recipe, vae, emojis, pictures, options.work, out, options.start)
 
 
 if __name__ == "__main__":

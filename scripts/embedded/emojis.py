@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.errors import SpecError
+
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 GLYPH_SIZE = 109  # the one bitmap size the font has
 GLYPH_WIDTH = 140  # wider is more than one glyph: the font does not know the sequence
@@ -86,7 +88,7 @@ def draw_emojis(emojis: list[Emoji]) -> np.ndarray:
 
 def _load_font() -> ImageFont.FreeTypeFont:
     if not FONT.exists():
-        raise SystemExit(f"{FONT} is missing: install the Debian package fonts-noto-color-emoji")
+        raise SpecError(f"{FONT.name} is missing: install the Debian package fonts-noto-color-emoji")
     return ImageFont.truetype(str(FONT), GLYPH_SIZE, layout_engine=ImageFont.Layout.RAQM)
 
 

@@ -1,34 +1,54 @@
 """The figures of the embedded model: retrieval, what its codec loses, arithmetic, variety.
 
-The judge is judged with it: the renders themselves are its ceiling, noise is chance.
+The judge is judged with it: the renders themselves are its ceiling, noise and a model that has
+learnt nothing are chance. Parts can be taken one by one; what was drawn is written beside.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Iterator
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
-from torch import Tensor
+import torch.nn.functional as F
 
+from pipeline.errors import SpecError
 from pipeline.files import prepare_folder
 from pipeline.model import Model, load_model
 from pipeline.path import Point
 from pipeline.pictures import to_images
-from pipeline.render import points, render
+from pipeline.prompts import pad_embeds
+from pipeline.render import points
 from pipeline.spec import ModelSpec, Sampling, StillSpec
-from pipeline.tensors import Embeds, Pixels
-from scripts.embedded.compose import place
-from scripts.embedded.emojis import Emoji, draw_emojis, list_emojis
-from scripts.embedded.export import save_sheet
+from pipeline.tensors import Pixels
+from scripts.embedded.emojis import Emoji
+from scripts.embedded.export import SHEET_PROMPTS, save_sheet, write_untrained
 from scripts.embedded.judge import measure_distances, rank
+from scripts.embedded.retrieval import (
+    FIRST_SEED,
+    Renders,
+    Request,
+    choose_held_out,
+    choose_seen,
+    count_hits,
+    draw_points,
+    draw_prompts,
+    match_grounds,
+    rank_requests,
+)
+from scripts.embedded.specs import EvaluationSpec, PartName
 
 BATCH = 16
-FIRST_SEED = 1_000_000  # far from any seed that a sheet was chosen by
+SHEET_SEEDS = 4
+SHEET_COLUMNS = 8
+UNTRAINED_PROMPTS, UNTRAINED_STEPS = 32, 5  # noise stays noise, however long it is denoised
+CEILING_EVERY = 10  # of the renders one in so many, and all held-out faces
+PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket")
+"""Those of scikit-image's colour photographs that its package brings along."""
 
 # a − b + c is nearest d; the parts differ in one thing that has a name.
 ARITHMETIC = [
@@ -44,125 +64,151 @@ ARITHMETIC = [
     ("woman singer", "woman", "person", "singer"),
 ]
 
+Figure = tuple[str, float | int | str]
+"""A name, and what was found."""
 
-class Settings(BaseModel):
-    """What is judged, and how it is sampled; None is the model's own default."""
 
-    model: str
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What the figures are taken from: a model, how it is sampled, and where sheets go."""
+
+    model: Model
+    sampling: Sampling
     prompts: int
-    steps: int | None
-    guidance_scale: float | None
-    scheduler: str | None
     out: Path
 
+    @cached_property
+    def renders(self) -> Renders:
+        """What the font draws; it takes some seconds, and is needed by most parts."""
+        return Renders.load()
 
-def evaluate(settings: Settings) -> dict[str, float | int | str]:
-    """Every figure by name; sheets of what was drawn are written beside."""
-    prepare_folder(settings.out)
-    torch.manual_seed(0)
-    model = load_model(ModelSpec(source=settings.model))
-    sampling = Sampling(
-        num_inference_steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-        scheduler=settings.scheduler,
-        batch_size=BATCH,
+    def save_pairs(self, name: str, drawn: Pixels, own: Sequence[Pixels]) -> None:
+        """A sheet of pictures, each beside the one that it should be."""
+        shown = drawn[: len(own)]
+        alike = F.interpolate(torch.cat([*own]), shown.shape[2:], mode="area")
+        pairs = torch.stack([shown, alike], 1).flatten(0, 1)
+        save_sheet(to_images(pairs), self.out / f"{name}.png", columns=16)
+
+
+def evaluate(spec: EvaluationSpec, out: Path) -> Iterator[Figure]:
+    """Every figure as it is found; sheets are written to `out`.
+
+    Raises `SpecError` where a package is missing.
+    """
+    parts = {name: PARTS[name] for name in spec.only or PARTS}
+    _check_packages(parts)
+    prepare_folder(out)
+    model = load_model(spec.model)
+    sampling = model.complete(spec.sampling.replace(batch_size=BATCH))
+    bench = Bench(model=model, sampling=sampling, prompts=spec.prompts, out=out)
+
+    yield "model", model.name
+    yield "hash", model.hash
+    yield "device", model.device.type
+    for name in ("num_inference_steps", "guidance_scale", "scheduler"):
+        yield name, getattr(sampling, name)
+    for judge in parts.values():
+        for name, value in judge(bench):
+            yield name, round(value, 4) if isinstance(value, float) else value
+
+
+def _check_packages(parts: Collection[str]) -> None:
+    """What only some parts need: names from `emoji`, photographs from `skimage`."""
+    needed = {"emoji": set(parts) - {"sheet"}, "skimage": set(parts) & {"codec"}}
+    for package in needed:
+        if needed[package] and find_spec(package) is None:
+            raise SpecError(f"package {package} is missing: pip install -e '.[train]' brings it")
+
+
+def judge_sheet(bench: Bench) -> Iterator[Figure]:
+    """Prompts × seeds on a sheet; seeds of one prompt should differ, but less than prompts do."""
+    spec = StillSpec(prompt="", plain=True, count=SHEET_SEEDS, sampling=bench.sampling)
+    all_points = (
+        point for text in SHEET_PROMPTS for point in points(bench.model, spec.replace(prompt=text))
     )
-    emojis = list_emojis()
-    renders = _draw_on_white(emojis)
-    chosen = _choose(emojis, settings.prompts)
+    drawn = draw_points(bench.model, bench.sampling, all_points)
+    drawn = drawn.unflatten(0, (len(SHEET_PROMPTS), SHEET_SEEDS))
 
-    started = time.monotonic()
-    figures = _judge_prompts(model, sampling, emojis, renders, chosen, settings.out)
-    figures["seconds_per_image"] = (time.monotonic() - started) / sum(map(len, chosen.values()))
-    figures |= _judge_judge(renders)
-    figures |= _judge_codec(model, emojis, renders, settings.out)
-    figures |= _judge_arithmetic(model, sampling, emojis, renders)
-    figures |= _judge_variety(model, sampling)
-    figures = {name: round(value, 4) for name, value in figures.items()}
-    resolved = model.complete(sampling)
-    return {
-        "model": model.name,
-        "hash": model.hash,
-        "device": model.device.type,
-        "num_inference_steps": resolved.num_inference_steps or 0,
-        "guidance_scale": resolved.guidance_scale or 0.0,
-        "scheduler": resolved.scheduler or "",
-        **figures,
-    }
+    rows = [half.transpose(0, 1).flatten(0, 1) for half in drawn.split(SHEET_COLUMNS)]
+    save_sheet(to_images(torch.cat(rows)), bench.out / "prompts.png", columns=SHEET_COLUMNS)
+    within = torch.stack([torch.pdist(seeds.flatten(1)).mean() for seeds in drawn]).mean()
+    between = torch.pdist(drawn[:, 0].flatten(1)).mean()
+    yield "variety", (within / between).item()
 
 
-def _draw_on_white(emojis: list[Emoji]) -> Pixels:
-    rgba = torch.from_numpy(draw_emojis(emojis))
-    white, still = torch.ones(1, 3, 1, 1), torch.ones(1)
-    parts = [place(r[None], white, still, torch.zeros(1, 2)) for r in rgba]
-    return torch.cat(parts)
+def judge_prompts(bench: Bench) -> Iterator[Figure]:
+    """Retrieval: names that training has seen, and compositions that it has not."""
+    emojis = bench.renders.emojis
+    groups = choose_seen(emojis, bench.prompts) | choose_held_out(emojis)
+    seconds, ranks = [], {}
+    for name, requests in groups.items():
+        if not requests:
+            continue
+        drawing = draw_prompts(bench.model, bench.sampling, [r.prompt for r in requests])
+        seconds += [drawing.seconds] * len(requests)
+        own = [bench.renders.draw(r.index, r.colour) for r in requests[:40]]
+        bench.save_pairs(name, drawing.pixels, own)
+        ranks[name] = rank_requests(drawing.pixels, requests, bench.renders)
+        yield from _count(name, ranks[name])
+        if name == "held_out_faces":
+            right = match_grounds(drawing.pixels, requests)
+            yield "held_out_faces_ground", right.float().mean().item()
+
+    if held_out := [r for name, r in ranks.items() if name.startswith("held_out")]:
+        yield from _count("held_out", torch.cat(held_out))
+    yield "seconds_per_image", sum(seconds) / len(seconds)
 
 
-def _choose(emojis: list[Emoji], prompts: int) -> dict[str, list[int]]:
-    """Indices of the emoji that are asked for: half things, half people, and all held out."""
-    draw = random.Random(0)
-    seen = [i for i, e in enumerate(emojis) if not e.held_out]
-    things = [i for i in seen if not emojis[i].tones]
-    people = [i for i in seen if emojis[i].tones]
-    return {
-        "things": draw.sample(things, min(len(things), prompts - prompts // 2)),
-        "people": draw.sample(people, min(len(people), prompts // 2)),
-        "held_out": [i for i, e in enumerate(emojis) if e.held_out],
-    }
+def judge_judge(bench: Bench) -> Iterator[Figure]:
+    """Chance and ceiling: can the judge fail, and can a perfect model pass?"""
+    emojis = bench.renders.emojis
+    some = [
+        Request(prompt=emojis[i].name, index=i) for i in range(0, len(emojis), CEILING_EVERY)
+    ] + choose_held_out(emojis)["held_out_faces"]
+    own = torch.cat([bench.renders.draw(r.index, r.colour) for r in some])
+    yield from _count("ceiling", rank_requests(own, some, bench.renders))
+    back = _round_trip(bench.model, own)
+    yield from _count("ceiling_through_codec", rank_requests(back, some, bench.renders))
+
+    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    indices = torch.tensor([request.index for request in some])
+    yield from _count("chance_of_noise", rank(noise, bench.renders.looks("white"), indices))
+    asked = choose_seen(emojis, UNTRAINED_PROMPTS)
+    yield from _judge_untrained(bench, asked["things"] + asked["people"])
 
 
-def _judge_prompts(
-    model: Model,
-    sampling: Sampling,
-    emojis: list[Emoji],
-    renders: Pixels,
-    chosen: dict[str, list[int]],
-    out: Path,
-) -> dict[str, float]:
-    figures = {}
-    for name, indices in chosen.items():
-        drawn = draw_prompts(model, sampling, [emojis[i].name for i in indices])
-        ranks = rank(drawn, renders, torch.tensor(indices))
-        figures[f"{name}_prompts"] = float(len(indices))
-        figures[f"{name}_top1"] = (ranks < 1).float().mean().item()
-        figures[f"{name}_top5"] = (ranks < 5).float().mean().item()
-        both = torch.stack([drawn[:40], renders[indices[:40]]], 1).flatten(0, 1)
-        save_sheet(to_images(both), out / f"{name}.png", columns=16)
-    return figures
+def _judge_untrained(bench: Bench, requests: list[Request]) -> Iterator[Figure]:
+    """The same architecture with weights freshly drawn."""
+    sampling = bench.sampling.replace(num_inference_steps=UNTRAINED_STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        write_untrained(bench.model.checkpoint.folder, Path(folder) / "untrained")
+        model = load_model(ModelSpec(source=f"{folder}/untrained"))
+        drawn = draw_prompts(model, sampling, [r.prompt for r in requests]).pixels
+    yield from _count("chance_of_untrained", rank_requests(drawn, requests, bench.renders))
 
 
-def draw_prompts(model: Model, sampling: Sampling, prompts: list[str]) -> Pixels:
-    """One picture of each of `prompts`, each with a seed of its own."""
+def judge_codec(bench: Bench) -> Iterator[Figure]:
+    """What a round trip keeps: of compositions that training never saw, and of photographs."""
+    held_out = [
+        bench.renders.draw(r.index, r.colour)
+        for requests in choose_held_out(bench.renders.emojis).values()
+        for r in requests
+    ]
+    held = torch.cat(held_out)
+    back = _round_trip(bench.model, held)
+    yield "held_out_psnr", _measure_psnr(held, back)
 
-    def all_points() -> Iterator[Point]:
-        for index, prompt in enumerate(prompts):
-            spec = StillSpec(prompt=prompt, seed=FIRST_SEED + index, sampling=sampling)
-            yield from points(model, spec)
+    photographs, kept = [_load_photograph(name) for name in PHOTOGRAPHS], []
+    for name, photograph in zip(PHOTOGRAPHS, photographs, strict=True):
+        kept.append(_round_trip(bench.model, photograph))
+        yield f"photograph_{name}_psnr", _measure_psnr(photograph, kept[-1])
+    psnr = [_measure_psnr(p, k) for p, k in zip(photographs, kept, strict=True)]
+    yield "photographs_psnr", sum(psnr) / len(psnr)
 
-    return torch.cat([frame.pixels for frame in render(model, sampling, all_points())])
-
-
-def _judge_judge(renders: Pixels) -> dict[str, float]:
-    """Chance and ceiling: noise in the place of pictures, and the renders themselves."""
-    some = torch.arange(0, len(renders), 10)
-    noise = torch.randn(renders[some].shape).clamp(-1, 1)
-    return {
-        "chance_top1": (rank(noise, renders, some) < 1).float().mean().item(),
-        "ceiling_top1": (rank(renders[some], renders, some) < 1).float().mean().item(),
-    }
-
-
-def _judge_codec(model: Model, emojis: list[Emoji], renders: Pixels, out: Path) -> dict[str, float]:
-    held = renders[[i for i, e in enumerate(emojis) if e.held_out]]
-    back = _round_trip(model, held)
-    both = torch.stack([held[:32], back[:32]], 1).flatten(0, 1)
-    save_sheet(to_images(both), out / "codec.png", columns=16)
-    photographs = [_measure_psnr(p, _round_trip(model, p)) for p in _load_photographs()]
-    return {
-        "held_out_psnr": _measure_psnr(held, back),
-        "photographs_psnr": sum(photographs) / len(photographs),
-        "photographs": float(len(photographs)),
-    }
+    step = max(1, len(held) // 28)
+    shown = [back[::step][:28], *(_cut_middle(k) for k in kept)]
+    own = [*held[::step][:28].split(1), *(_cut_middle(p) for p in photographs)]
+    bench.save_pairs("codec", torch.cat(shown), own)
 
 
 def _round_trip(model: Model, pixels: Pixels) -> Pixels:
@@ -176,49 +222,66 @@ def _measure_psnr(pixels: Pixels, back: Pixels) -> float:
     return (-10 * error.log10()).mean().item()
 
 
-def _load_photographs() -> list[Pixels]:
-    """The photographs that scikit-image brings in its package, cut to multiples of 64."""
+def _load_photograph(name: str) -> Pixels:
+    """A photograph that scikit-image brings in its package, cut to multiples of 64."""
     from skimage import data
 
-    photographs = []
-    for name in ("astronaut", "cat", "coffee", "rocket"):
-        image = torch.from_numpy(getattr(data, name)().copy()).permute(2, 0, 1)[None]
-        height, width = (side // 64 * 64 for side in image.shape[2:])
-        photographs.append(image[..., :height, :width].float() / 127.5 - 1)
-    return photographs
+    image = torch.from_numpy(getattr(data, name)().copy()).permute(2, 0, 1)[None]
+    height, width = (side // 64 * 64 for side in image.shape[2:])
+    return image[..., :height, :width].float() / 127.5 - 1
 
 
-def _judge_arithmetic(
-    model: Model, sampling: Sampling, emojis: list[Emoji], renders: Pixels
-) -> dict[str, float]:
-    """a − b + c in prompt embeds, drawn, nearest among people without a skin tone."""
-    words = {"man", "woman", "person", "boy", "girl", "prince", "princess", "old", "singer"}
-    people = [i for i, e in enumerate(emojis) if not e.tones and words & set(e.name.split())]
-    names = [emojis[i].name for i in people]
-
-    def all_points() -> Iterator[Point]:
-        for index, (a, b, c, _) in enumerate(ARITHMETIC):
-            spec = StillSpec(prompt=a, seed=FIRST_SEED + index, sampling=sampling)
-            (point,) = points(model, spec)
-            embeds: Embeds = point.prompt_embeds - model.text.encode(b) + model.text.encode(c)
-            yield replace(point, prompt_embeds=embeds)
-
-    drawn = torch.cat([frame.pixels for frame in render(model, sampling, all_points())])
-    nearest = measure_distances(drawn, renders[people]).argmin(1).tolist()
-    hits = [names[n] == d for n, (*_, d) in zip(nearest, ARITHMETIC, strict=True)]
-    return {"arithmetic_hits": float(sum(hits)), "arithmetic_sums": float(len(hits))}
+def _cut_middle(pixels: Pixels, side: int = 128) -> Pixels:
+    top, left = ((length - side) // 2 for length in pixels.shape[2:])
+    return pixels[..., top : top + side, left : left + side]
 
 
-def _judge_variety(model: Model, sampling: Sampling) -> dict[str, float]:
-    """Mean distance between seeds of one prompt over the mean between prompts."""
-    prompts = ["red apple", "cat face", "woman", "pizza", "snowman", "rocket", "tulip", "house"]
-    spec = StillSpec(prompt="", count=4, sampling=sampling)
+def judge_arithmetic(bench: Bench) -> Iterator[Figure]:
+    """a − b + c in prompt embeds, drawn: is it nearest d among all that come in skin tones?"""
+    people = _find_people(bench.renders.emojis)
+    names = [bench.renders.emojis[i].name for i in people]
+    drawn = draw_points(bench.model, bench.sampling, _add(bench))
+    looks = bench.renders.looks("white")[people]
+    nearest = measure_distances(drawn, looks).argmin(1).tolist()
+    wanted = [d for *_, d in ARITHMETIC]
+    hits = [names[n] == d for n, d in zip(nearest, wanted, strict=True)]
+    own = [bench.renders.draw(people[names.index(d)]) for d in wanted]
+    bench.save_pairs("arithmetic", drawn, own)
+    yield "arithmetic_hits", sum(hits)
+    yield "arithmetic_sums", len(hits)
 
-    drawn: list[Tensor] = []
-    for prompt in prompts:
-        frames = render(model, sampling, points(model, spec.replace(prompt=prompt)))
-        drawn.append(torch.cat([frame.pixels for frame in frames]))
 
-    within = torch.stack([torch.pdist(d.flatten(1)).mean() for d in drawn]).mean()
-    between = torch.pdist(torch.stack([d[0] for d in drawn]).flatten(1)).mean()
-    return {"variety": (within / between).item()}
+def _find_people(emojis: Sequence[Emoji]) -> list[int]:
+    """Indices of those that have no skin tone, and could have one."""
+    toned = {emoji.base for emoji in emojis if emoji.tones}
+    return [i for i, emoji in enumerate(emojis) if not emoji.tones and emoji.base in toned]
+
+
+def _add(bench: Bench) -> Iterator[Point]:
+    """The points of the sums; each token's vector points as the sum does, and is as long as a's."""
+    spec = StillSpec(prompt="", plain=True, sampling=bench.sampling)
+    for index, terms in enumerate(ARITHMETIC):
+        specs = (spec.replace(prompt=term, seed=FIRST_SEED + index) for term in terms[:3])
+        three = [next(points(bench.model, s)) for s in specs]
+        tokens = max(point.prompt_embeds.embeds.shape[1] for point in three)
+        a, b, c = (
+            pad_embeds(point.prompt_embeds, bench.model.empty_embeds, tokens) for point in three
+        )
+        total = F.normalize(a.embeds - b.embeds + c.embeds, dim=-1)
+        lengths = a.embeds.norm(dim=-1, keepdim=True)  # else a sum is longer than any prompt is
+        yield replace(three[0], prompt_embeds=replace(a, embeds=total * lengths))
+
+
+def _count(name: str, ranks: torch.Tensor) -> Iterator[Figure]:
+    yield f"{name}_prompts", len(ranks)
+    for top, share in count_hits(ranks).items():
+        yield f"{name}_{top}", share
+
+
+PARTS: dict[PartName, Callable[[Bench], Iterator[Figure]]] = {
+    "sheet": judge_sheet,
+    "prompts": judge_prompts,
+    "judge": judge_judge,
+    "codec": judge_codec,
+    "arithmetic": judge_arithmetic,
+}

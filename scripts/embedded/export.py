@@ -9,14 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-)
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SHEET_PROMPTS = [
     "a red apple on a sky blue background",
@@ -49,6 +45,8 @@ def write_model(
     defaults: Mapping[str, int | float | str],
 ) -> None:
     """Write the model folder beside its place, then move it there; a model card in it is kept."""
+    from diffusers import StableDiffusionPipeline  # the class takes seconds to import
+
     pipe = StableDiffusionPipeline(
         vae=copy.deepcopy(vae).half(),
         text_encoder=copy.deepcopy(parts["text_encoder"]).half(),
@@ -73,9 +71,24 @@ def write_model(
     fresh.rename(out)
 
 
+def write_untrained(folder: Path, out: Path) -> None:
+    """A model like that in `folder` which has learnt nothing: its weights are freshly drawn."""
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    parts = {
+        "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+        "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+    }
+    for name, part in parts.items():
+        part.half().save_pretrained(out / name, safe_serialization=True)
+
+
 @torch.no_grad()
 def draw_sheet(folder: Path, file: Path) -> None:
     """A sheet of SHEET_PROMPTS × two seeds, by diffusers' own pipeline."""
+    from diffusers import StableDiffusionPipeline
+
     pipe = StableDiffusionPipeline.from_pretrained(
         folder, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )

@@ -47,7 +47,8 @@ class UNetRecipe(_Recipe):
     heads: int
     variants: int  # cached latents per emoji, the first half on white
     empty_prompt_share: float
-    min_snr: float
+    snr_floor: float
+    snr_ceiling: float
     beta_start: float
     beta_end: float
     timestep_spacing: str

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.embedded.captions import COLOURS, WHITE, is_held_out, write_caption
 from scripts.embedded.compose import place
@@ -55,11 +56,20 @@ class Pairs:
     """Latents of every emoji on several grounds, and captions for them, drawn by name first."""
 
     def __init__(
-        self, vae: AutoencoderKL, emojis: list[Emoji], pictures: Tensor, recipe: UNetRecipe
+        self,
+        vae: AutoencoderKL,
+        emojis: list[Emoji],
+        pictures: Tensor,
+        recipe: UNetRecipe,
+        cache: Path,
     ) -> None:
         self.emojis, self.recipe = emojis, recipe
         self.weights = _balance(emojis)
-        self.colours, self.latents = _encode_variants(vae, emojis, pictures, recipe.variants)
+        draw = random.Random(0)
+        self.colours = [_choose_colours(e, recipe.variants, draw) for e in emojis]
+        if not cache.exists():  # encoding takes minutes on a CPU; delete it with the autoencoder
+            save_file({"latents": _encode_variants(vae, pictures, self.colours)}, cache)
+        self.latents = load_file(cache)["latents"]
 
     def batch(self, step: int) -> tuple[Tensor, list[str]]:
         """Latents (number, 4, rows, columns) and captions of step `step`."""
@@ -85,25 +95,22 @@ def _balance(emojis: list[Emoji]) -> Tensor:
 
 
 @torch.no_grad()
-def _encode_variants(
-    vae: AutoencoderKL, emojis: list[Emoji], pictures: Tensor, variants: int
-) -> tuple[list[list[str]], Tensor]:
-    generator, draw = torch.Generator().manual_seed(0), random.Random(0)
-    colours = [_choose_colours(e, variants, draw) for e in emojis]
-    device = next(vae.parameters()).device
-    latents = []
+def _encode_variants(vae: AutoencoderKL, pictures: Tensor, colours: list[list[str]]) -> Tensor:
+    """Latents, (pictures, variants, 4, rows, columns), in float16."""
+    generator = torch.Generator().manual_seed(0)
+    latents, number, variants = [], len(pictures), len(colours[0])
     for variant in range(variants):
         grounds = torch.tensor([COLOURS[names[variant]] for names in colours]) / 255
-        zoom = 0.94 + 0.12 * torch.rand(len(emojis), generator=generator)
-        shift = 0.05 * (2 * torch.rand(len(emojis), 2, generator=generator) - 1)
+        zoom = 0.94 + 0.12 * torch.rand(number, generator=generator)
+        shift = 0.05 * (2 * torch.rand(number, 2, generator=generator) - 1)
         if variant == 0:
             zoom, shift = torch.ones_like(zoom), torch.zeros_like(shift)
         parts = zip(*(t.split(64) for t in (pictures, grounds, zoom, shift)), strict=True)
         for rgba, ground, larger, moved in parts:
-            pixels = place(rgba, ground[:, :, None, None], larger, moved).to(device)
-            with autocast(device):
+            pixels = place(rgba, ground[:, :, None, None], larger, moved).to(vae.device)
+            with autocast(vae.device):
                 latents.append(vae.encode(pixels).latent_dist.mean.half().cpu())
-    return colours, torch.cat(latents).unflatten(0, (variants, -1)).transpose(0, 1).contiguous()
+    return torch.cat(latents).unflatten(0, (variants, -1)).transpose(0, 1).contiguous()
 
 
 def _choose_colours(emoji: Emoji, variants: int, draw: random.Random) -> list[str]:
@@ -113,13 +120,18 @@ def _choose_colours(emoji: Emoji, variants: int, draw: random.Random) -> list[st
 
 
 def measure_loss(
-    velocity: Tensor, latents: Tensor, noise: Tensor, alpha_bar: Tensor, min_snr: float
+    velocity: Tensor, latents: Tensor, noise: Tensor, alpha_bar: Tensor, recipe: UNetRecipe
 ) -> Tensor:
-    """v-prediction loss with min-SNR weights (Hang et al. 2023, eq. 7 in terms of v)."""
+    """v-prediction loss, weighted so that an error in the latents counts as their clamped SNR.
+
+    The ceiling is min-SNR's (Hang et al. 2023, eq. 7 in terms of v). The floor is that of
+    Salimans and Ho (2022, eq. 9): without it the noisiest steps, where the prompt alone decides
+    what the picture shows, count for next to nothing.
+    """
     a = alpha_bar.view(-1, 1, 1, 1)
     target = a.sqrt() * noise - (1 - a).sqrt() * latents
     snr = alpha_bar / (1 - alpha_bar)
-    weight = snr.clamp(max=min_snr) / (snr + 1) * 2
+    weight = snr.clamp(recipe.snr_floor, recipe.snr_ceiling) / (snr + 1)
     return (weight * (velocity - target).square().mean((1, 2, 3))).mean()
 
 
@@ -130,20 +142,24 @@ def train_unet(
     pictures: Tensor,
     work: Path,
     out: Path,
-    device: torch.device,
+    start: Path | None,
 ) -> None:
-    """Train within the recipe's minutes (or go on), writing the model and a sheet at intervals."""
+    """Train within the recipe's minutes (or go on), writing the model and a sheet at intervals.
+
+    From the denoiser and text encoder in the model folder `start`, or else from nothing.
+    """
     torch.manual_seed(recipe.unet.seed)
-    _normalise_for(vae, pictures, device)
-    pairs = Pairs(vae, emojis, pictures, recipe.unet)
-    tokenizer = train_tokenizer(_sample_captions(emojis), recipe.text)
-    rows = pairs.latents.shape[-1]
-    modules = nn.ModuleDict(
-        {
-            "unet": create_unet(recipe.unet, recipe.text.width, rows),
-            "text_encoder": create_text_encoder(tokenizer, recipe.text),
-        }
-    ).to(device)
+    device = vae.device
+    pairs = Pairs(vae, emojis, pictures, recipe.unet, work / "latents.safetensors")
+    if start is None:
+        tokenizer = train_tokenizer(_sample_captions(emojis), recipe.text)
+        unet = create_unet(recipe.unet, recipe.text.width, pairs.latents.shape[-1])
+        text_encoder = create_text_encoder(tokenizer, recipe.text)
+    else:
+        tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+        unet = UNet2DConditionModel.from_pretrained(start / "unet", dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+    modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device).train()
     training = Training(
         modules=modules,
         file=work / "unet.state.safetensors",
@@ -187,15 +203,16 @@ def _measure_batch(
     with autocast(device):
         embeds = modules["text_encoder"](tokenize(tokenizer, captions).to(device))[0]
         velocity = modules["unet"](noisy, timesteps, embeds).sample
-    return measure_loss(velocity.float(), latents, noise, alpha_bar, recipe.min_snr)
+    return measure_loss(velocity.float(), latents, noise, alpha_bar, recipe)
 
 
-def _normalise_for(vae: AutoencoderKL, pictures: Tensor, device: torch.device) -> None:
+def normalise_for(vae: AutoencoderKL, pictures: Tensor) -> None:
+    """Bring the latents of `pictures` on all grounds to mean 0 and variance 1."""
     generator = torch.Generator().manual_seed(0)
     chosen = pictures[torch.randint(len(pictures), (512,), generator=generator)]
     grounds = torch.rand(512, 3, 1, 1, generator=generator)
     grounds[::2] = 1.0
-    normalise(vae, place(chosen, grounds, torch.ones(512), torch.zeros(512, 2)).to(device))
+    normalise(vae, place(chosen, grounds, torch.ones(512), torch.zeros(512, 2)).to(vae.device))
 
 
 def _sample_captions(emojis: list[Emoji]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,12 +139,17 @@ def _train(file: Path, until: int) -> Training:
         if step == until:
             break
         inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
-        training.seconds = 60.0 * step  # the clock of the schedule, not of this machine
+        training.seconds = 60.0 * step
         training.update(modules["line"](inputs).square().mean())
     return training
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path):
+def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # The learning rate follows the seconds spent; those of this machine are left out.
+    monkeypatch.setattr("scripts.embedded.state.time", SimpleNamespace(monotonic=lambda: 0.0))
+
     whole = _train(tmp_path / "whole.safetensors", 6)
 
     halted = _train(tmp_path / "halted.safetensors", 3)
@@ -189,25 +195,30 @@ def test_normalising_moves_the_scale_and_changes_no_picture(root: Path):
     assert torch.allclose(vae.decode(after.mean).sample, decoded, atol=1e-4)
 
 
-def test_a_right_velocity_costs_nothing_and_a_wrong_one_does():
+def test_a_right_velocity_costs_nothing_and_a_wrong_one_does(root: Path):
+    recipe = load_recipe(root / "configs/embedded.toml").unet
     latents, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     alpha_bar = torch.tensor([0.9, 0.1])
     a = alpha_bar.view(-1, 1, 1, 1)
     velocity = a.sqrt() * noise - (1 - a).sqrt() * latents
 
-    assert measure_loss(velocity, latents, noise, alpha_bar, 5.0) == 0
-    assert measure_loss(velocity + 1, latents, noise, alpha_bar, 5.0) > 0.1
+    assert measure_loss(velocity, latents, noise, alpha_bar, recipe) == 0
+    assert measure_loss(velocity + 1, latents, noise, alpha_bar, recipe) > 0.1
 
 
-def test_min_snr_weights_are_those_of_the_paper():
-    """In terms of v they are min(SNR, γ)/(SNR + 1), up to a constant."""
-    latents, noise = torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)
-    one = torch.ones(1, 4, 2, 2)
+@pytest.mark.parametrize(
+    ("alpha_bar", "clamped"),
+    [(0.001, 1.0), (0.2, 1.0), (0.75, 3.0), (0.99, 5.0)],
+    ids=["the noisiest", "below the floor", "between", "above the ceiling"],
+)
+def test_an_error_in_the_latents_weighs_as_their_clamped_snr(
+    root: Path, alpha_bar: float, clamped: float
+):
+    """In terms of v that is clamp(SNR)/(SNR + 1): an error in v is one of √(1 - ᾱ) in latents."""
+    recipe = load_recipe(root / "configs/embedded.toml").unet
+    recipe = recipe.model_copy(update={"snr_floor": 1.0, "snr_ceiling": 5.0})
+    zeros, one = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
 
-    def weigh(alpha_bar: float) -> float:
-        return measure_loss(one, latents, noise, torch.tensor([alpha_bar]), 5.0).item()
+    weight = measure_loss(one, zeros, zeros, torch.tensor([alpha_bar]), recipe).item()
 
-    snr_high, snr_low = 0.99 / 0.01, 0.2 / 0.8
-    assert weigh(0.99) / weigh(0.2) == pytest.approx(
-        (5 / (snr_high + 1)) / (snr_low / (snr_low + 1)), rel=1e-4
-    )
+    assert weight == pytest.approx(clamped * (1 - alpha_bar), rel=1e-4)  # 1/(SNR + 1) is 1 - ᾱ
