@@ -215,7 +215,7 @@ def plan_missing(spec: ModelSpec) -> list[Plan]:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """No search for garbage meanwhile: importing the libraries leaves none, and it costs a fifth."""
+    """No search for garbage meanwhile: importing leaves none, and it costs a fifth of loading."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

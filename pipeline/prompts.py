@@ -6,6 +6,7 @@ longer than the encoder's window is read in several windows, one after the other
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,9 +128,17 @@ class TextEncoders:
         return self.encode(prompt or "", plain=plain)
 
     def _spell_out(self, span: Span) -> Span:
-        text = span.text
-        for word, tokens in self.words.items():
-            text = text.replace(word, tokens)
+        """Each word of a textual inversion as the tokens it stands for, whole words only."""
+        if not self.words:
+            return span
+        readings = {word.lower(): reading for word, reading in self.words.items()}
+        longest_first = sorted(self.words, key=len, reverse=True)
+        text = re.sub(
+            "|".join(map(_pattern, longest_first)),
+            lambda found: readings[found[0].lower()],
+            span.text,
+            flags=re.IGNORECASE,
+        )
         return Span(text, span.weight)
 
 
@@ -149,3 +158,9 @@ def _weigh(embeds: Embeds, weights: Sequence[float]) -> Embeds:
     weighed = embeds * torch.tensor(weights, dtype=embeds.dtype, device=embeds.device)[:, None]
     weighed *= embeds.mean() / weighed.mean()
     return weighed
+
+
+def _pattern(word: str) -> str:
+    """Where `word` stands; one that begins or ends with a letter is not sought inside others."""
+    escaped = re.escape(word)
+    return rf"(?<!\w){escaped}(?!\w)" if word[0].isalnum() or word[-1].isalnum() else escaped

@@ -88,7 +88,7 @@ def draw_emojis(emojis: list[Emoji]) -> np.ndarray:
 
 def _load_font() -> ImageFont.FreeTypeFont:
     if not FONT.exists():
-        raise SpecError(f"{FONT.name} is missing: install the Debian package fonts-noto-color-emoji")
+        raise SpecError(f"{FONT.name} is missing: apt-get install fonts-noto-color-emoji")
     return ImageFont.truetype(str(FONT), GLYPH_SIZE, layout_engine=ImageFont.Layout.RAQM)
 
 

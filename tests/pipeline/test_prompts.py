@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ def test_brackets_without_a_weight_of_their_own_change_nothing_else(tiny: Model)
     assert torch.equal(
         tiny.text.encode("a ([red]) apple").embeds, tiny.text.encode("a red apple").embeds
     )
+
+
+def test_words_that_were_taught_are_read_whole_and_nowhere_else(tiny: Model):
+    taught = replace(tiny.text, words={"cat": "red pear", "<toy>": "apple table"})
+
+    def same(prompt: str, spelled: str) -> bool:
+        return torch.equal(taught.encode(prompt).embeds, tiny.text.encode(spelled).embeds)
+
+    assert same("a cat, (Cat:1.2) concat", "a red pear, (red pear:1.2) concat")
+    assert same("a<toy>!", "aapple table!")
 
 
 def test_both_encoders_of_xl_stand_side_by_side(tiny_xl: Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_an_encoder_is_a_distance_and_looks_once_at_each_frame(tiny: Model):
 
     frames = [picture(seed) for seed in range(4)]
     distance = distance_in(encode)
-    gaps = [distance(a, b).item() for a, b in zip(frames, frames[1:], strict=False)]
+    gaps = [distance(a, b).item() for a, b in pairwise(frames)]
 
     assert len(seen) == 4
     first, second = (tiny.codec.encode(frame) for frame in frames[:2])
