@@ -192,7 +192,7 @@ def _line(report: MorphReport) -> dict[str, Any]:
 
 def _add_legend(ax: Axes) -> None:
     """Beside the panel, where it hides nothing."""
-    ax.legend(
+    legend = ax.legend(
         loc="upper left",
         bbox_to_anchor=(1.01, 1),
         borderaxespad=0,
@@ -200,6 +200,8 @@ def _add_legend(ax: Axes) -> None:
         fontsize=9,
         labelcolor=_INK,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _say(value: float | None, digits: int = 2) -> str:

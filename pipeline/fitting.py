@@ -95,14 +95,6 @@ def fit_box(old: Size, new: Size, fit: Fit) -> Box:
     return x, y, x + columns, y + rows
 
 
-def unfit(image: Image.Image, box: Box, fit: Fit) -> Image.Image:
-    """What of a fitted `image`, or of one made from it, shows the picture: no padding."""
-    if fit == "crop":
-        return image
-    left, top, right, bottom = map(int, box)
-    return image.crop((left, top, right, bottom))
-
-
 def _extend(image: Image.Image, size: Size, place: tuple[int, int]) -> Image.Image:
     """`image` at `place` in a picture of `size`, longer in one direction: its edges fill the rest.
 

@@ -1,7 +1,7 @@
 """The morph report: how direct and how even a morph is, and whether it is one at all.
 
 Knows pictures and noises as tensors, and where the keyframes lie; no model, no spec and no file.
-Frames are read when they are needed, and no more than four are held.
+Frames are read when they are needed, and no more than five are held.
 
 The length of a path alone, as published, ranks a cut before a cross-fade before a morph, the wrong
 way round. So no number here stands alone: directness comes with evenness, with the largest gap and

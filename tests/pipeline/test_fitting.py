@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from PIL import Image, ImageChops
+from PIL import Image
 
 from pipeline.errors import SpecError
-from pipeline.fitting import LARGEST, SMALLEST, Fitted, choose_size, fit_box, fit_image, unfit
+from pipeline.fitting import LARGEST, SMALLEST, Fitted, choose_size, fit_box, fit_image
 from pipeline.spec import FITS, Fit, Sampling
 
 SIDES = st.integers(1, 10_000)
@@ -172,23 +172,6 @@ def test_every_picture_comes_to_every_size(old: tuple[int, int], new: tuple[int,
     assert fitted == Fitted(fitted.image, fit_box(old, new, fit))
     assert (fitted.image.size, fitted.image.mode) == (new, "RGB")
     assert image.tobytes() == speckle(*old).tobytes()  # what was given is not written to
-
-
-@given(SMALL_SIZES, SMALL_SIZES)
-def test_padding_can_be_taken_off_again(old: tuple[int, int], new: tuple[int, int]):
-    """What is left is the whole picture, resized and nothing else."""
-    fitted = fit_image(speckle(*old), new, "pad")
-
-    whole = unfit(fitted.image, fitted.box, "pad")
-
-    resized = speckle(*old).resize(whole.size, Image.Resampling.LANCZOS)
-    assert ImageChops.difference(whole, resized).getbbox() is None
-
-
-def test_a_crop_has_nothing_to_take_off():
-    fitted = fit_image(speckle(30, 20), (16, 16), "crop")
-
-    assert unfit(fitted.image, fitted.box, "crop") is fitted.image
 
 
 def test_crop_cuts_both_sides_alike():
