@@ -26,7 +26,7 @@ from pipeline.report import MorphReport
 _WIDTH, _DPI = 11.0, 100  # inches, and pixels to one
 _PANEL = 2.0  # inches
 _LINE = 0.21  # inches a line of the verdict
-_CHARACTERS = 150  # in a line
+_CHARACTERS = 135  # in a line
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe & Ito: for all eyes
 _INK, _FAINT = "#222222", "#8c8c8c"
 _DOTTED = 60  # frames, up to which each has a dot
@@ -129,7 +129,7 @@ def _draw_crossfade(ax: Axes, report: MorphReport) -> None:
         inner = range(segment.first + 1, segment.last)
         ax.plot(inner, segment.crossfade, color=_COLOURS[0], label=label, **_line(report))
         label = "_"
-    ax.axhline(1, color=_COLOURS[1], linewidth=1, label="a cross-fade or a cut")
+    ax.axhline(1, color=_COLOURS[1], linewidth=1, zorder=1.5, label="a cross-fade or a cut")
     ax.set_ylim(0, 1.06)
     ax.set_ylabel("cross-fade R²", color=_INK)
     _add_legend(ax)
@@ -144,7 +144,7 @@ def _draw_health(ax: Axes, report: MorphReport) -> None:
         label="its farthest number",
         **_line(report),
     )
-    ax.axhline(HEALTHY, color=_COLOURS[1], linewidth=1, label="healthy below this")
+    ax.axhline(HEALTHY, color=_COLOURS[1], linewidth=1, zorder=1.5, label="healthy below this")
     ax.set_ylim(0, 1.25 * max(HEALTHY, *worst))
     ax.set_ylabel("noise: distance from\na Gaussian's (σ)", color=_INK)
     _add_legend(ax)

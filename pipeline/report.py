@@ -34,8 +34,8 @@ FADED = 0.05
 """The novelty below which frames are a cross-fade of their ends.
 
 Measured on the embedded model at 128 px: cross-fades of stored pictures have up to 0.01, those in
-linear light 0.07 to 0.12, those of latents 0.06 to 0.16, morphs 0.18 to 0.43. R² does not part
-them: it is 0.97 to 1 for all these cross-fades, and for morphs 0.55 to 0.99, most where both ends
+linear light 0.07 to 0.12, those of latents 0.06 to 0.16, morphs 0.18 to 0.40. R² does not part
+them: it is 0.97 to 1 for all these cross-fades, and for morphs 0.58 to 0.995, most where both ends
 lie on the same ground.
 """
 
@@ -43,6 +43,7 @@ NEARLY_FADED = 0.15  # a novelty that other cross-fades have, and hardly any mor
 EVEN = 0.1  # a coefficient of variation below which the speed is even
 JUMPY = 4.0  # times the mean: a gap that stands out
 CUT = 0.5  # the share of all change that is in one gap
+LISTED = 3  # segments at most that a verdict goes into
 LEVEL = 1 / 255  # half a grey level of 8 bits, in pixels
 
 
@@ -286,7 +287,7 @@ def _say_segment(
         case _:
             nearly = ", hardly more than a cross-fade" if (novelty or 0) < NEARLY_FADED else ""
             what = "a cross-fade" if kind == "cross-fade" else f"a morph{nearly}"
-            what += f": cross-fade R² {crossfade or 0:.3f}, novelty {novelty or 0:.3f}"
+            what += f" (cross-fade R² {crossfade or 0:.3f}, novelty {novelty or 0:.3f})"
     cv = speed.cv or 0
     what += f"; {'even' if cv < EVEN else 'uneven'} speed by {name}, CV {cv:.2f}"
     jumps = [
@@ -309,6 +310,8 @@ def _say_morph(reports: Sequence[SegmentReport], total: Figures) -> str:
     kinds = Counter(report.kind for report in reports)
     counts = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
     odd = [f"; segment {i}: {r.verdict}" for i, r in enumerate(reports, 1) if _stands_out(r)]
+    if len(odd) > LISTED:
+        odd[LISTED:] = [f"; and {len(odd) - LISTED} more that stand out"]
     return f"{len(reports)} segments: {counts}; CV {total.cv or 0:.2f} over all" + "".join(odd)
 
 

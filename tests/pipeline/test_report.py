@@ -207,6 +207,13 @@ def test_a_cut_among_morphs_is_found_in_its_segment():
     assert "segment 2: a cut: 100% of the change is between frames 18 and 19" in report.verdict
 
 
+def test_a_verdict_stays_short():
+    verdict = measure_morph(cross_fade(), [(k, k + 2) for k in range(20)]).verdict
+
+    assert verdict.startswith("20 segments: 20 × cross-fade")
+    assert verdict.endswith("; and 17 more that stand out")
+
+
 def test_a_jump_is_named_under_the_distance_that_sees_it():
     """The brightness of one half leaps, where the shapes go on evenly."""
     frames = morph()
