@@ -201,7 +201,7 @@ def test_the_command_ends_with_json(
         (["--prompts", "many"], "prompts = 'many'"),
         (["--num-inference-steps", "-1"], "num_inference_steps = -1: must be between 1 and"),
         (["--guidance-scale", "nan"], "guidance_scale = nan"),
-        (["--model", "no-such-model"], "no-such-model"),
+        (["--model", "no-such-model", "--only", "sheet"], "no-such-model"),
     ],
 )
 def test_bad_input_is_one_line(
