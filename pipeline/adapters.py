@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import check_finite
 from pipeline.errors import CheckpointError, SpecError
-from pipeline.headers import TensorInfo, naming, shorten
-from pipeline.lora import KOHYA, PARTS, Lora, Pair, check_dtype, check_lora, read_safe_header
+from pipeline.headers import TensorInfo, check_dtype, naming, shorten
+from pipeline.lora import KOHYA, PARTS, Lora, Pair, check_lora, read_safe_header
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer

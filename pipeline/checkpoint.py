@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.allowed import check_autoencoder, check_config, check_index
 from pipeline.errors import CheckpointError
 from pipeline.files import parse_json
-from pipeline.headers import TensorInfo, check_float, naming, read_header, shorten
-from pipeline.repository import PICKLES
+from pipeline.headers import TensorInfo, check_dtype, naming, read_header, shorten
+from pipeline.repository import PICKLES, STEMS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +37,7 @@ ALONE = ""
 """The part of a checkpoint that is an autoencoder and nothing else."""
 
 _SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
-_STEMS = {
-    "vae": "diffusion_pytorch_model",
-    "unet": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-    "safety_checker": "model",
-    ALONE: "diffusion_pytorch_model",
-}
+_STEMS = {**STEMS, ALONE: "diffusion_pytorch_model"}
 _CONFIGS = {
     "scheduler": _SCHEDULER_CONFIG,
     "feature_extractor": "feature_extractor/preprocessor_config.json",
@@ -246,7 +239,7 @@ def _check_weights(tree: _Tree, file: str) -> dict[str, TensorInfo]:
     with naming(file):
         for name, info in tensors.items():
             if not name.endswith("position_ids"):
-                check_float(name, info)
+                check_dtype(name, info)
     return tensors
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
-from pipeline.headers import TensorInfo, check_float, shorten
+from pipeline.headers import TensorInfo, check_dtype, shorten
 
 LAYOUTS = Path(__file__).parent / "layouts"
 """The published configs of each family, and the words that all of them read."""
@@ -189,4 +189,4 @@ def _check_dtypes(tensors: Mapping[str, TensorInfo], prefixes: tuple[str, ...]) 
     """Weights that are read must be of a type that a model is made of."""
     for name, info in tensors.items():
         if name.startswith(prefixes) and not name.endswith("position_ids"):
-            check_float(name, info)
+            check_dtype(name, info)

@@ -8,7 +8,7 @@ CheckpointError.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -85,10 +85,10 @@ def read_header(file: Path, label: str | None = None) -> dict[str, TensorInfo]:
     return tensors
 
 
-def check_float(name: str, info: TensorInfo) -> None:
-    """Refuse a tensor, by its name, whose type is none that weights may be of."""
-    if info.dtype not in FLOATS:
-        allowed = ", ".join(FLOATS)
+def check_dtype(name: str, info: TensorInfo, dtypes: Sequence[str] = FLOATS) -> None:
+    """Refuse a tensor, by its name, whose type is none of these: of those that weights are of."""
+    if info.dtype not in dtypes:
+        allowed = ", ".join(dtypes)
         raise CheckpointError(f"tensor {shorten(name)} is {info.dtype}: must be one of {allowed}")
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
 from pipeline.files import parse_json
-from pipeline.headers import FLOATS, TensorInfo, naming, read_header, shorten
+from pipeline.headers import FLOATS, TensorInfo, check_dtype, naming, read_header, shorten
 from pipeline.repository import PICKLES, refuse_pickle
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -116,13 +116,6 @@ def read_safe_header(file: Path, label: str) -> dict[str, TensorInfo]:
     if file.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{label}: is not a .safetensors file")
     return read_header(file, label)
-
-
-def check_dtype(name: str, info: TensorInfo, dtypes: Sequence[str] = FLOATS) -> None:
-    """A tensor must be of one of these types: of those that models are made of."""
-    if info.dtype not in dtypes:
-        allowed = ", ".join(dtypes)
-        raise CheckpointError(f"tensor {shorten(name)} is {info.dtype}: must be one of {allowed}")
 
 
 def _check_kind(names: Iterable[str]) -> None:

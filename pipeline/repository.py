@@ -16,13 +16,15 @@ INDEX = "model_index.json"
 PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 
 _DEFAULTS = "greatcircle.json"
-_STEMS = {
+STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
     "safety_checker": "model",
 }
+"""What the weights of a part are called, without their suffix."""
+
 _WORDS = (
     "added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json",
     "tokenizer_config.json", "vocab.json",
@@ -33,7 +35,7 @@ _PLAIN = {
     "tokenizer_2": _WORDS,
     "feature_extractor": ("preprocessor_config.json",),
 }
-PARTS = (*_PLAIN, *_STEMS)
+PARTS = (*_PLAIN, *STEMS)
 """The parts of a checkpoint that are ever asked for."""
 
 SAFETY_PARTS = frozenset({"feature_extractor", "safety_checker"})
@@ -100,7 +102,7 @@ def _choose_weighted(names: Collection[str], part: str, prefer_half: bool) -> li
         raise CheckpointError(f"has no {part}")
     if (config := f"{part}/config.json") not in names:
         raise CheckpointError(f"{part}: has no config.json")
-    weights = _find_weights(names, f"{part}/{_STEMS[part]}", prefer_half)
+    weights = _find_weights(names, f"{part}/{STEMS[part]}", prefer_half)
     if not weights:
         raise _say_no_weights(names, part)
     return [config, *weights]
@@ -110,7 +112,7 @@ def _choose_component(names: Collection[str], prefer_half: bool) -> list[str]:
     """One component that lies at the top (an autoencoder), or the one safetensors file there."""
     top = sorted(name for name in names if "/" not in name)
     if "config.json" in top:
-        for stem in sorted(set(_STEMS.values())):
+        for stem in sorted(set(STEMS.values())):
             if weights := _find_weights(top, stem, prefer_half):
                 return ["config.json", *weights]
     files = [name for name in top if name.endswith(".safetensors")]

@@ -28,7 +28,7 @@ from pipeline.families import (
     is_rescaled,
     recognise,
 )
-from pipeline.headers import TensorInfo, check_float, naming, read_header, shorten
+from pipeline.headers import TensorInfo, check_dtype, naming, read_header, shorten
 from pipeline.loaders import DEFAULTS_FILE, UNFIT, Parts, load_tokenizer, read_json
 from pipeline.spelling import (
     Place,
@@ -222,7 +222,7 @@ class _File:
         if _bare(found.shape) != _bare(wanted):
             raise self._refuse(place.name, f"has shape {found.shape}: must be {wanted}")
         with naming(self.label):
-            check_float(place.name, found)
+            check_dtype(place.name, found)
         return place
 
     def _refuse(self, name: str, fault: str) -> CheckpointError:

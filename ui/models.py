@@ -58,7 +58,6 @@ class ModelField:
                 self.asked = gr.HTML()
                 self.yes = gr.Button("Download and load", variant="primary", min_width=160)
                 self.no = gr.Button("No", min_width=80)
-        self.clicks = [self.load.click, self.yes.click]
 
     def _build_choice(self) -> None:
         with gr.Row():
