@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -61,13 +62,14 @@ class Pairs:
         emojis: list[Emoji],
         pictures: Tensor,
         recipe: UNetRecipe,
-        cache: Path,
+        work: Path,
     ) -> None:
         self.emojis, self.recipe = emojis, recipe
         self.weights = _balance(emojis)
         draw = random.Random(0)
         self.colours = [_choose_colours(e, recipe.variants, draw) for e in emojis]
-        if not cache.exists():  # encoding takes minutes on a CPU; delete it with the autoencoder
+        cache = work / _name_cache(vae, self.colours)
+        if not cache.exists():  # encoding takes minutes on a CPU
             save_file({"latents": _encode_variants(vae, pictures, self.colours)}, cache)
         self.latents = load_file(cache)["latents"]
 
@@ -92,6 +94,14 @@ def _balance(emojis: list[Emoji]) -> Tensor:
     for emoji in emojis:
         counts[emoji.base] = counts.get(emoji.base, 0) + 1
     return torch.tensor([counts[e.base] ** -0.75 for e in emojis])
+
+
+def _name_cache(vae: AutoencoderKL, colours: list[list[str]]) -> str:
+    """Another autoencoder, or other grounds, have another file."""
+    digest = hashlib.sha256(repr(colours).encode())
+    for tensor in vae.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return f"latents-{digest.hexdigest()[:10]}.safetensors"
 
 
 @torch.no_grad()
@@ -150,7 +160,7 @@ def train_unet(
     """
     torch.manual_seed(recipe.unet.seed)
     device = vae.device
-    pairs = Pairs(vae, emojis, pictures, recipe.unet, work / "latents.safetensors")
+    pairs = Pairs(vae, emojis, pictures, recipe.unet, work)
     if start is None:
         tokenizer = train_tokenizer(_sample_captions(emojis), recipe.text)
         unet = create_unet(recipe.unet, recipe.text.width, pairs.latents.shape[-1])
