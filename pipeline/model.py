@@ -45,7 +45,14 @@ from pipeline.sources import (
     is_hub_id,
     pinned_revision,
 )
-from pipeline.spec import DEFAULT_STRENGTH, ModelSpec, Sampling, StillSpec, with_defaults
+from pipeline.spec import (
+    DEFAULT_STRENGTH,
+    ImageSpec,
+    ModelSpec,
+    Sampling,
+    StillSpec,
+    with_defaults,
+)
 from pipeline.tensors import PromptEmbeds
 
 
@@ -112,12 +119,13 @@ class Model:
                 raise SpecError(f"{name} = {side}: must be a multiple of {self.codec.downscale}")
         return sampling
 
-    def complete_for(self, size: tuple[int, int], sampling: Sampling) -> Sampling:
-        """Like `complete`, for a start image of `size`: its aspect at the model's usual area."""
-        area = self.defaults["height"] * self.defaults["width"]
-        width, height = choose_size(
-            size, area, self.codec.downscale, sampling.width, sampling.height
-        )
+    def complete_for(self, image: ImageSpec, sampling: Sampling) -> Sampling:
+        """Like `complete`, for a start image: its aspect at the model's usual area, unless told."""
+        width, height = sampling.width, sampling.height
+        if width is None or height is None:
+            area = self.defaults["height"] * self.defaults["width"]
+            size = read_size(Path(image.source))
+            width, height = choose_size(size, area, self.codec.downscale, width, height)
         strength = DEFAULT_STRENGTH if sampling.strength is None else sampling.strength
         return self.complete(sampling.replace(width=width, height=height, strength=strength))
 
@@ -126,7 +134,7 @@ class Model:
         if spec.image is None:
             sampling = self.complete(spec.sampling)
         else:
-            sampling = self.complete_for(read_size(Path(spec.image.source)), spec.sampling)
+            sampling = self.complete_for(spec.image, spec.sampling)
         assert sampling.scheduler is not None and sampling.num_inference_steps is not None
         scheduler = create_scheduler(
             sampling.scheduler, self.scheduler_config, sampling.num_inference_steps, "cpu"
