@@ -1,4 +1,4 @@
-"""Between tensors: slerp, mixtures, blends of prompts, and the weights and easings of a path.
+"""Between tensors: slerp, mixtures, blends of prompts, and the weights of a smooth path.
 
 Pure functions. Knows no model, path or prompt, and no scale but the one it is given: noise is
 travelled as unit Gaussian, and `init_noise_sigma` comes after.
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RenderError, SpecError
+from pipeline.spec import BlendMode
 from pipeline.tensors import Embeds
+from pipeline.timing import listed, unit
 
 Antipodal = Literal["raise", "detour"]
-BlendMode = Literal["nlerp", "slerp", "lerp"]
-Easing = Literal["linear", "smoothstep"] | tuple[float, float, float, float]
 
 NEAR = 1e-4  # radians from 0 or from π: below it the quotient of sines loses its digits
 CANCELLED = 1e-8  # what is less than this share of its parts has cancelled out
@@ -71,7 +71,7 @@ def mix(noises: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         raise ValueError(f"{len(noises)} noises, {len(weights)} weights: must be as many")
     total = sum(weights)
     if not CANCELLED * sum(map(abs, weights)) < total < math.inf:
-        raise SpecError(f"weights {_list(weights)} sum to {total:g}: must be finite and above 0")
+        raise SpecError(f"weights {listed(weights)} sum to {total:g}: must be finite and above 0")
 
     used = [(noise, weight) for noise, weight in zip(noises, weights, strict=True) if weight != 0]
     if len(used) == 1:
@@ -100,7 +100,7 @@ def blend_embeds(
     _check_alike([start, end])
     sizes = list(widths) or [start.shape[-1]]
     if sum(sizes) != start.shape[-1]:
-        raise ValueError(f"widths {_list(sizes)}: must sum to {start.shape[-1]}")
+        raise ValueError(f"widths {listed(sizes)}: must sum to {start.shape[-1]}")
     if mode not in get_args(BlendMode):
         raise SpecError(f"blend = {mode!r}: must be one of {', '.join(get_args(BlendMode))}")
 
@@ -110,18 +110,52 @@ def blend_embeds(
     return _between(start, end, w, torch.cat([_blend(*block, w, mode) for block in blocks], dim=-1))
 
 
+def mix_embeds(
+    prompts: Sequence[Embeds],
+    weights: Sequence[float],
+    mode: BlendMode = "nlerp",
+    widths: Sequence[int] = (),
+) -> Embeds:
+    """Several prompts, each (batch, tokens, width), token by token; as `blend_embeds`, but for any.
+
+    There is no great circle through more than two: "slerp" is a `SpecError`. Weights sum to 1 and
+    may be negative, and a lone weight of 1 returns its prompt bit for bit.
+    """
+    _check_alike(prompts)
+    if mode == "slerp":
+        raise SpecError("blend = 'slerp': is between two prompts, so it needs path = 'straight'")
+    if 1 in weights and sum(map(abs, weights)) == 1:
+        return prompts[list(weights).index(1)]
+    stacked = torch.stack([_exact(prompt) for prompt in prompts])
+    shares = stacked.new_tensor(weights).view(-1, 1, 1, 1)
+    blocks = torch.split(stacked, list(widths) or [stacked.shape[-1]], -1)
+    mixed = [_mix_tokens(block, shares, mode) for block in blocks]
+    return _as_given(torch.cat(mixed, dim=-1), prompts[0])
+
+
 def catmull_rom(weight: float) -> tuple[float, float, float, float]:
     """What four neighbours weigh at `weight` in [0, 1] between the second and the third.
 
     They sum to 1, and are (0, 1, 0, 0) and (0, 0, 1, 0) at the ends. Catmull & Rom, "A class of
     local interpolating splines", 1974, with tension ½.
     """
-    w = _unit(weight, "weight")
+    w = unit(weight, "weight")
     return (
         (-w + 2 * w**2 - w**3) / 2,
         (2 - 5 * w**2 + 3 * w**3) / 2,
         (w + 4 * w**2 - 3 * w**3) / 2,
         (-(w**2) + w**3) / 2,
+    )
+
+
+def catmull_rom_slopes(weight: float) -> tuple[float, float, float, float]:
+    """How fast the weights of `catmull_rom` change at `weight`; they sum to 0."""
+    w = unit(weight, "weight")
+    return (
+        (-1 + 4 * w - 3 * w**2) / 2,
+        (-10 * w + 9 * w**2) / 2,
+        (1 + 8 * w - 9 * w**2) / 2,
+        (-2 * w + 3 * w**2) / 2,
     )
 
 
@@ -136,23 +170,6 @@ def neighbours(index: int, count: int, loop: bool) -> tuple[int, int, int, int]:
     if loop:
         return (index - 1) % count, index, (index + 1) % count, (index + 2) % count
     return max(index - 1, 0), index, index + 1, min(index + 2, count - 1)
-
-
-def ease(easing: Easing, position: float) -> float:
-    """Where `position` in [0, 1] moves to: "linear", "smoothstep" or a cubic Bézier x1, y1, x2, y2.
-
-    The Bézier is that of CSS, from (0, 0) to (1, 1). 0 and 1 stay, and nothing goes back: a curve
-    that would is a `SpecError`.
-    """
-    position = _unit(position, "position")
-    match easing:
-        case "linear":
-            return position
-        case "smoothstep":
-            return position * position * (3 - 2 * position)
-        case (x1, y1, x2, y2):
-            return _ease_bezier(x1, y1, x2, y2, position)
-    raise SpecError(f"easing = {easing!r}: must be linear, smoothstep or numbers x1, y1, x2, y2")
 
 
 def _arc(a: Tensor, b: Tensor, w: Tensor, aside: Tensor | None, name: str) -> Tensor:
@@ -215,7 +232,7 @@ def _mix(noises: Tensor, weights: Tensor, name: str) -> Tensor:
 
     expected = (weights * radii).square().sum(0)
     if length.square() < CANCELLED * expected or radius < 0:
-        lengths = _list((weights * radii).flatten().tolist())
+        lengths = listed((weights * radii).flatten().tolist())
         raise SpecError(f"{name}: parts {lengths} long cancel to {length.item():.3g}: must not")
     return radius * _normalised(mixture)
 
@@ -230,37 +247,13 @@ def _blend(p: Tensor, q: Tensor, w: Tensor, mode: BlendMode) -> Tensor:
     return ((1 - w) * _norm(p) + w * _norm(q)) * _normalised(line)
 
 
-def _ease_bezier(x1: float, y1: float, x2: float, y2: float, position: float) -> float:
-    _check_bezier(x1, y1, x2, y2)
-    if position in (0, 1):
-        return position
-
-    # Bisection: x never falls, so neither does what is found, not even by rounding.
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _bezier(x1, x2, middle) < position:
-            low = middle
-        else:
-            high = middle
-    return min(_bezier(y1, y2, high), 1.0)
-
-
-def _bezier(first: float, second: float, s: float) -> float:
-    """One coordinate of the curve 0, first, second, 1."""
-    return 3 * (1 - s) ** 2 * s * first + 3 * (1 - s) * s**2 * second + s**3
-
-
-def _check_bezier(x1: float, y1: float, x2: float, y2: float) -> None:
-    curve = f"easing = {_list([x1, y1, x2, y2])}"
-    if not (0 <= x1 <= 1 and 0 <= x2 <= 1):
-        raise SpecError(f"{curve}: x1 and x2 must be between 0 and 1")
-
-    # The slope of y is 3 times (1-s)² y1 + 2s(1-s) (y2-y1) + s² (1-y2), for s in [0, 1]: it is
-    # nowhere negative exactly when the outer coefficients are not and the inner one hardly is.
-    finite = math.isfinite(y1 - y2)
-    if not (finite and y1 >= 0 and y2 <= 1 and y2 - y1 >= -math.sqrt(y1 * (1 - y2))):
-        raise SpecError(f"{curve}: goes back on its way; y1 and y2 between 0 and 1 never do")
+def _mix_tokens(prompts: Tensor, weights: Tensor, mode: BlendMode) -> Tensor:
+    """One text encoder's block of several prompts, (count, batch, tokens, width), in float64."""
+    line = (weights * prompts).sum(0)
+    if mode == "lerp":
+        return line
+    # Negative weights could ask for a length below 0, which no vector has.
+    return (weights * _norm(prompts)).sum(0).clamp_min(0) * _normalised(line)
 
 
 def _check_alike(tensors: Sequence[Tensor]) -> None:
@@ -270,12 +263,14 @@ def _check_alike(tensors: Sequence[Tensor]) -> None:
     first = tensors[0]
     for other in tensors[1:]:
         if other.shape != first.shape:
-            raise ValueError(f"shapes {_list(first.shape)} and {_list(other.shape)}: must be equal")
+            raise ValueError(
+                f"shapes {listed(first.shape)} and {listed(other.shape)}: must be equal"
+            )
         if (other.dtype, other.device) != (first.dtype, first.device):
             kinds = f"{first.dtype} on {first.device} and {other.dtype} on {other.device}"
             raise ValueError(f"tensors are {kinds}: must be equal")
     if first.ndim < 2 or first.numel() == 0 or not first.is_floating_point():
-        kind = f"{first.dtype} of shape {_list(first.shape)}"
+        kind = f"{first.dtype} of shape {listed(first.shape)}"
         raise ValueError(f"tensor is {kind}: must be floating, (batch, …) and not empty")
     for index, tensor in enumerate(tensors):
         bad = tensor.numel() - int(tensor.isfinite().sum())
@@ -288,9 +283,9 @@ def _weights(weight: float | Tensor, start: Tensor) -> Tensor:
     given = _exact(torch.as_tensor(weight, dtype=None if isinstance(weight, Tensor) else DOUBLE))
     batch = len(start)
     if given.shape not in {(), (batch,)}:
-        raise ValueError(f"weight has shape {_list(given.shape)}: must be one number, or {batch}")
+        raise ValueError(f"weight has shape {listed(given.shape)}: must be one number, or {batch}")
     for number in given.flatten().tolist():
-        _unit(number, "weight")
+        unit(number, "weight")
     return given.expand(batch).to(_home(start)).view(-1, *[1] * (start.ndim - 1))
 
 
@@ -320,13 +315,3 @@ def _norm(tensor: Tensor) -> Tensor:
 
 def _normalised(tensor: Tensor) -> Tensor:
     return tensor / _norm(tensor).clamp_min(TINY)
-
-
-def _unit(value: float, name: str) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} = {value}: must be between 0 and 1")
-    return float(value)
-
-
-def _list(values: Sequence[float]) -> str:
-    return f"({', '.join(f'{value:g}' for value in values)})"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,18 @@ from pipeline.sources import (
 )
 from pipeline.spec import (
     DEFAULT_STRENGTH,
+    MORPH_BATCH,
+    STILL_BATCH,
     ImageSpec,
     ModelSpec,
+    MorphSpec,
     Sampling,
     StillSpec,
     with_defaults,
 )
 from pipeline.tensors import PromptEmbeds
+
+AnySpec = TypeVar("AnySpec", StillSpec, MorphSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ class Model:
 
     def complete(self, sampling: Sampling) -> Sampling:
         """`sampling` with this model's defaults for every None, checked against the model."""
-        sampling = with_defaults(sampling, self.defaults)
+        sampling = with_defaults(sampling, {"batch_size": STILL_BATCH, **self.defaults})
         for name in ("height", "width"):
             side = getattr(sampling, name)
             if side % self.codec.downscale:
@@ -129,12 +134,9 @@ class Model:
         strength = DEFAULT_STRENGTH if sampling.strength is None else sampling.strength
         return self.complete(sampling.replace(width=width, height=height, strength=strength))
 
-    def resolve(self, spec: StillSpec) -> StillSpec:
+    def resolve(self, spec: AnySpec) -> AnySpec:
         """`spec` with nothing left open: what is rendered, and what is written down."""
-        if spec.image is None:
-            sampling = self.complete(spec.sampling)
-        else:
-            sampling = self.complete_for(spec.image, spec.sampling)
+        sampling = self._complete_any(spec)
         assert sampling.scheduler is not None and sampling.num_inference_steps is not None
         scheduler = create_scheduler(
             sampling.scheduler, self.scheduler_config, sampling.num_inference_steps, "cpu"
@@ -147,7 +149,15 @@ class Model:
             device=str(self.device),
             dtype=dtype,
         )
-        return spec.replace(sampling=sampling, model=model)
+        resolved = spec.replace(sampling=sampling, model=model)
+        return resolved.fill_in() if isinstance(resolved, MorphSpec) else resolved
+
+    def _complete_any(self, spec: StillSpec | MorphSpec) -> Sampling:
+        if isinstance(spec, MorphSpec):
+            return self.complete(with_defaults(spec.sampling, {"batch_size": MORPH_BATCH}))
+        if spec.image is None:
+            return self.complete(spec.sampling)
+        return self.complete_for(spec.image, spec.sampling)
 
 
 def load_model(spec: ModelSpec = ModelSpec()) -> Model:
@@ -168,6 +178,10 @@ def load_model(spec: ModelSpec = ModelSpec()) -> Model:
     if spec.prediction_type is not None:
         config = {**config, "prediction_type": spec.prediction_type}
     codec = VaeCodec(vae, device)
+    if codec.channels != (taken := parts.unet.config.in_channels):
+        raise CheckpointError(
+            f"vae: makes latents of {codec.channels} channels, the network takes {taken}"
+        )
     return Model(
         checkpoint=checkpoint,
         device=device,

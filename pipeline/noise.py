@@ -22,10 +22,11 @@ from pipeline.tensors import Noise
 
 @dataclass(frozen=True)
 class NoiseMix:
-    """Seeds and how much of each; two are met on a great circle, more by the mixture."""
+    """Seeds and how much of each: a mixture of them, or two on the great circle between them."""
 
     seeds: tuple[int, ...]
     weights: tuple[float, ...]
+    is_arc: bool = False
 
     @classmethod
     def single(cls, seed: int) -> Self:
@@ -34,10 +35,22 @@ class NoiseMix:
 
     @classmethod
     def between(cls, start: int, end: int, weight: float) -> Self:
-        """`weight` of the way from one seed to another; at its ends one seed alone."""
+        """`weight` of the great circle from one seed to another; at its ends one seed alone."""
         if start == end or weight in (0, 1):
             return cls.single(end if weight == 1 else start)
-        return cls((start, end), (1 - weight, weight))
+        return cls((start, end), (1 - weight, weight), is_arc=True)
+
+    @classmethod
+    def mixture(cls, mixes: Sequence[NoiseMix], weights: Sequence[float]) -> Self:
+        """Several in one: what each seed weighs in all of them together."""
+        shares: dict[int, float] = {}
+        for part, weight in zip(mixes, weights, strict=True):
+            for seed, share in zip(part.seeds, part.weights, strict=True):
+                shares[seed] = shares.get(seed, 0.0) + weight * share
+        used = {seed: share for seed, share in shares.items() if share != 0}
+        if len(used) == 1:
+            return cls.single(*used)
+        return cls(tuple(used), tuple(used.values()))
 
     def draw(self, shape: tuple[int, ...]) -> Noise:
         """The unit Gaussian to start from, (1, *shape), in float32 on the CPU."""
@@ -50,12 +63,10 @@ class NoiseMix:
 
     def blend(self, noises: Sequence[Tensor]) -> Tensor:
         """One noise of each seed, (batch, …), as one."""
-        match noises:
-            case [single]:
-                return single
-            case [start, end]:
-                return slerp(start, end, self.weights[1] / sum(self.weights))
-        return mix(noises, self.weights)
+        if self.is_arc:
+            start, end = noises
+            return slerp(start, end, self.weights[1])
+        return noises[0] if len(noises) == 1 else mix(noises, self.weights)
 
 
 class MixedGenerator(torch.Generator):

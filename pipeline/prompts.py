@@ -107,6 +107,11 @@ class TextEncoders:
     words: Mapping[str, str] = field(default_factory=dict)
     zeros_if_no_negative: bool = False
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide each encoder's block of the embeds is; they are blended each by itself."""
+        return tuple(int(one.encoder.config.hidden_size) for one in self.encoders)
+
     def encode(self, prompt: str, *, plain: bool = False) -> PromptEmbeds:
         """Embeds of `prompt`, (1, tokens, width); tokens is a multiple of the window."""
         spans = literal(prompt) if plain else parse_weights(prompt)

@@ -6,6 +6,7 @@ Knows no files and no user interface. Everything is a generator: who stops askin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,15 @@ from pipeline.pictures import open_image, to_images, to_pixels
 from pipeline.prompts import pad_embeds
 from pipeline.spec import DEFAULT_STRENGTH, ImageSpec, Sampling, StillSpec
 from pipeline.tensors import Latents, Pixels, PromptEmbeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the loop made of a point: latents, (1, channels, rows, columns), not yet decoded."""
+
+    index: int
+    point: Point
+    latents: Latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +119,26 @@ def encode_image(model: Model, image: ImageSpec, sampling: Sampling) -> Latents:
     return model.codec.encode(to_pixels(fitted.image).to(model.device))
 
 
+def decode(model: Model, sample: Sample) -> Frame:
+    """The frame of one sample by itself, so that its pixels depend on nothing beside it.
+
+    Raises `RenderError` where a number is not finite.
+    """
+    size = " × ".join(str(n * model.codec.downscale) for n in reversed(sample.latents.shape[2:]))
+    with _enough_memory(model, f"decoding {size}"):
+        pixels = model.codec.decode(sample.latents)
+    check_finite(model, f"frame {sample.index}", sample.latents, pixels)
+    pixels = pixels.float().cpu()
+    flagged = None if model.safety is None else model.safety.flags(to_images(pixels)[0])
+    return Frame(
+        index=sample.index,
+        point=sample.point,
+        latents=sample.latents,
+        pixels=pixels,
+        flagged=flagged,
+    )
+
+
 def render(model: Model, sampling: Sampling, points: Iterable[Point]) -> Iterator[Frame]:
     """A frame for every point, in order."""
     events = render_steps(model, sampling, points)
@@ -118,40 +148,46 @@ def render(model: Model, sampling: Sampling, points: Iterable[Point]) -> Iterato
 def render_steps(
     model: Model, sampling: Sampling, points: Iterable[Point]
 ) -> Iterator[Progress | Frame]:
-    """Like `render`, and the steps between: a `Progress` after each.
+    """Like `render`, and the steps between: a `Progress` after each."""
+    for event in sample_steps(model, sampling, points):
+        yield decode(model, event) if isinstance(event, Sample) else event
+
+
+def sample_steps(
+    model: Model, sampling: Sampling, points: Iterable[Point]
+) -> Iterator[Progress | Sample]:
+    """Like `render_steps`, but nothing is decoded.
 
     Batches have a fixed size, aligned from the first point; the last one is padded, since a batch's
     size (not its neighbours) is part of a frame's identity. Raises `RenderError`.
     """
     sampling = model.complete(sampling)
+    assert sampling.batch_size is not None
     remaining, first = iter(points), 0
     while batch := list(islice(remaining, sampling.batch_size)):
-        try:
-            yield from _render_batch(model, sampling, batch, first)
-        except torch.OutOfMemoryError:
-            raise RenderError(
-                f"out of memory on {model.device} at batch_size = {sampling.batch_size}, "
-                f"{sampling.width} × {sampling.height}: make one of them smaller"
-            ) from None
+        padded = batch + batch[-1:] * (sampling.batch_size - len(batch))
+        size = f"{sampling.width} × {sampling.height}"
+        with _enough_memory(model, f"batch_size = {sampling.batch_size}, {size}"):
+            yield from _sample_batch(model, sampling, padded, range(first, first + len(batch)))
         first += len(batch)
 
 
-def _render_batch(
-    model: Model, sampling: Sampling, batch: list[Point], first: int
-) -> Iterator[Progress | Frame]:
+def _sample_batch(
+    model: Model, sampling: Sampling, points: list[Point], indices: range
+) -> Iterator[Progress | Sample]:
+    """The samples `indices` of the first of `points`; what is beyond them is padding."""
     assert sampling.scheduler is not None and sampling.num_inference_steps is not None
     scheduler = create_scheduler(
         sampling.scheduler, model.scheduler_config, sampling.num_inference_steps, model.device
     )
-    padded = batch + batch[-1:] * (sampling.batch_size - len(batch))
-    latents, timesteps = _start(model, scheduler, sampling, padded)
-    generators = [p.step_noise.continue_noise(tuple(p.noise.shape[1:])) for p in padded]
-    predict = _make_predict(model, sampling, padded, len(timesteps))
+    latents, timesteps = _start(model, scheduler, sampling, points)
+    generators = [p.step_noise.continue_noise(tuple(p.noise.shape[1:])) for p in points]
+    predict = _make_predict(model, sampling, points, len(timesteps))
 
     for step in denoise(predict, scheduler, latents, timesteps, generators):
         latents = step.latents
         yield Progress(
-            indices=range(first, first + len(batch)),
+            indices=indices,
             index=step.index,
             count=len(timesteps),
             _step=step,
@@ -159,8 +195,29 @@ def _render_batch(
             _model=model,
         )
 
-    for index, point in enumerate(batch):
-        yield _decode(model, point, latents[index : index + 1], first + index)
+    for row, index in enumerate(indices):
+        yield Sample(index=index, point=points[row], latents=latents[row : row + 1])
+
+
+def check_finite(model: Model, what: str, latents: Latents, pixels: Pixels | None = None) -> None:
+    """Raise `RenderError` unless all numbers of `what` are finite: else it would be black."""
+    for name, tensor in (("latents", latents), ("pixels", pixels)):
+        if tensor is not None and not tensor.isfinite().all():
+            raise RenderError(
+                f"{what}: its {name} are not finite numbers (in {model.dtype}); "
+                "nothing is written of it"
+            )
+
+
+@contextmanager
+def _enough_memory(model: Model, doing: str) -> Iterator[None]:
+    """Say of a device that runs out of memory what it was doing."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise RenderError(
+            f"out of memory on {model.device} at {doing}: make one of them smaller"
+        ) from None
 
 
 def _start(
@@ -178,20 +235,6 @@ def _start(
     timesteps = skip_steps(scheduler, sampling.num_inference_steps, strength)
     start = torch.cat(starts).to(model.device, model.dtype)
     return noise_latents(scheduler, start, noise, timesteps), timesteps
-
-
-def _decode(model: Model, point: Point, latents: Latents, index: int) -> Frame:
-    """The frame of `latents`, one at a time, so that its pixels depend on nothing beside it."""
-    pixels = model.codec.decode(latents)
-    for name, tensor in (("latents", latents), ("pixels", pixels)):
-        if not tensor.isfinite().all():
-            raise RenderError(
-                f"frame {index}: its {name} are not finite numbers (in {model.dtype}); "
-                "nothing is written of it"
-            )
-    pixels = pixels.float().cpu()
-    flagged = None if model.safety is None else model.safety.flags(to_images(pixels)[0])
-    return Frame(index=index, point=point, latents=latents, pixels=pixels, flagged=flagged)
 
 
 def _make_predict(model: Model, sampling: Sampling, points: list[Point], count: int) -> Predict:

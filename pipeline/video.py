@@ -27,11 +27,9 @@ from pipeline.encoders import decode, encode, video_size
 from pipeline.errors import OutputError, PictureError, SpecError
 from pipeline.files import sync_folder, write_atomically
 from pipeline.pictures import open_image, opened
+from pipeline.spec import MAX_FPS
 
 MIN_FPS = Fraction(1, 60)
-# Browsers take 10 ms a frame or less for a mistake and show it for 100, and a GIF counts in 10 ms.
-MAX_FPS: dict[Kind, int] = {"mp4": 240, "webp": 90, "gif": 50}
-
 _TICK = {"mp4": Fraction(1, 1000), "webp": Fraction(1, 1000), "gif": Fraction(1, 100)}  # seconds
 
 _SEQUENCE_NAME = re.compile(r"\d{6}\.png")

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from pipeline.errors import SpecError
 from pipeline.model import Model, load_model
 from pipeline.render import points, render
-from pipeline.run import describe
 from pipeline.spec import EmbeddingSpec, LoraSpec, ModelSpec, Sampling, StillSpec
+from pipeline.stills import describe
 from tests.tiny import WIDTH, load_reference
 from tests.tiny_adapters import create_lora, write_tensors
 

@@ -1,8 +1,7 @@
-"""Slerp, mixtures, blends, Catmull-Rom weights and easings: every property, every branch."""
+"""Slerp, mixtures, blends, Catmull-Rom weights: every property, every branch."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
@@ -15,14 +14,15 @@ from torch.testing import assert_close
 from pipeline.errors import RenderError, SpecError
 from pipeline.interpolate import (
     NEAR,
-    Easing,
     blend_embeds,
     catmull_rom,
-    ease,
+    catmull_rom_slopes,
     mix,
+    mix_embeds,
     neighbours,
     slerp,
 )
+from pipeline.spec import BlendMode
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -487,7 +487,52 @@ class TestBlendEmbeds:
             blend_embeds(p, q, 0.5, widths=(10, 5))
 
 
+class TestMixEmbeds:
+    WEIGHTS = (-0.1, 0.6, 0.55, -0.05)
+
+    @pytest.mark.parametrize("mode", ["nlerp", "lerp"])
+    @quick
+    @given(weight=weights)
+    def test_of_two_is_their_blend(self, mode: BlendMode, weight: float) -> None:
+        a, b = draw(1, (2, 5, 8)), draw(2, (2, 5, 8))
+        mixed = mix_embeds([a, b], [1 - weight, weight], mode, (3, 5))
+        assert_close(mixed, blend_embeds(a, b, weight, mode, (3, 5)), rtol=0, atol=1e-6)
+
+    def test_each_block_of_each_token_has_the_length_of_the_mean(self) -> None:
+        prompts = [draw(k, (1, 5, 8)) for k in range(4)]
+        mixed = mix_embeds(prompts, self.WEIGHTS, "nlerp", (3, 5))
+        for block, *blocks in zip(*(p.split((3, 5), -1) for p in (mixed, *prompts)), strict=True):
+            parts = zip(self.WEIGHTS, blocks, strict=True)
+            wanted = sum(weight * part.norm(dim=-1) for weight, part in parts)
+            assert_close(block.norm(dim=-1), wanted, rtol=1e-5, atol=1e-5)
+
+    def test_the_straight_line_is_the_sum(self) -> None:
+        prompts = [draw(k, (1, 5, 8)) for k in range(4)]
+        wanted = sum(weight * prompt for weight, prompt in zip(self.WEIGHTS, prompts, strict=True))
+        assert_close(mix_embeds(prompts, self.WEIGHTS, "lerp"), wanted, rtol=0, atol=1e-6)
+
+    def test_one_alone_comes_back_bit_for_bit(self) -> None:
+        prompts = [draw(k, (1, 5, 8)) for k in range(3)]
+        assert torch.equal(mix_embeds(prompts, [0, 1, 0]), prompts[1])
+
+    def test_zeros_stay_zeros(self) -> None:
+        zeros = torch.zeros(1, 5, 8)
+        assert torch.equal(mix_embeds([zeros] * 3, [0.2, 0.5, 0.3]), zeros)
+
+    def test_no_great_circle_goes_through_more_than_two(self) -> None:
+        with pytest.raises(SpecError, match="blend = 'slerp': is between two prompts"):
+            mix_embeds([draw(1, (1, 5, 8))] * 3, [0.2, 0.5, 0.3], "slerp")
+
+
 class TestCatmullRom:
+    @quick
+    @given(st.floats(1e-3, 1 - 1e-3))
+    def test_slopes_are_those_of_the_weights(self, weight: float) -> None:
+        h = 1e-4
+        after, before = catmull_rom(weight + h), catmull_rom(weight - h)
+        for slope, b, a in zip(catmull_rom_slopes(weight), after, before, strict=True):
+            assert slope == pytest.approx((b - a) / (2 * h), abs=1e-7)  # cubic: an error of 3h²
+
     @quick
     @given(weights)
     def test_weights_sum_to_one_and_turn_round(self, w: float) -> None:
@@ -555,87 +600,3 @@ class TestCatmullRom:
         for joint in (0, 1, 2, 3) if loop else (1, 2):
             before, after = (at(joint) - at(joint - h)) / h, (at(joint + h) - at(joint)) / h
             assert (after - before).norm() < 1e-4 * after.norm()
-
-
-CURVES: list[Easing] = [
-    "linear",
-    "smoothstep",
-    (0.25, 0.1, 0.25, 1.0),
-    (0.42, 0.0, 0.58, 1.0),
-    (1.0, 0.0, 0.0, 1.0),
-    (0.0, 1.0, 1.0, 0.0),
-    (0.3, 1.1, 0.6, 0.9),
-]
-
-
-class TestEase:
-    @pytest.mark.parametrize("easing", CURVES)
-    def test_is_pinned_and_never_goes_back(self, easing: Easing) -> None:
-        assert ease(easing, 0) == 0 and ease(easing, 1) == 1
-        moved = [ease(easing, i / 500) for i in range(501)]
-        # Evaluated curves wobble in the last place.
-        assert all(b >= a - 2e-16 for a, b in itertools.pairwise(moved))
-        assert min(moved) >= 0 and max(moved) <= 1
-
-    @quick
-    @given(*[st.floats(0, 1)] * 6)
-    def test_any_bezier_within_the_square_is_monotone(
-        self, x1: float, y1: float, x2: float, y2: float, first: float, second: float
-    ) -> None:
-        low, high = sorted((first, second))
-        curve = (x1, y1, x2, y2)
-        assert 0 <= ease(curve, low) <= ease(curve, high) + 1e-15 <= 1 + 1e-15
-
-    @quick
-    @given(*[st.integers(-50, 150).map(lambda percent: percent / 100)] * 2)
-    @example(1.1, 0.9)
-    @example(1.1, 1.0)
-    @example(4 / 3, 0.9)
-    def test_refuses_a_bezier_exactly_when_it_falls(self, y1: float, y2: float) -> None:
-        s = torch.linspace(0, 1, 20001, dtype=torch.float64)
-        y = 3 * (1 - s) ** 2 * s * y1 + 3 * (1 - s) * s**2 * y2 + s**3
-        fall = -y.diff().min().item()
-        assume(not 0 < fall < 1e-9 and not 0 < -fall < 1e-9)  # too near to tell by sampling
-        if fall > 0:
-            with pytest.raises(SpecError, match="goes back"):
-                ease((0.3, y1, 0.6, y2), 0.5)
-        else:
-            ease((0.3, y1, 0.6, y2), 0.5)
-
-    @quick
-    @given(weights)
-    def test_known_curves(self, position: float) -> None:
-        assert ease("linear", position) == position
-        assert ease("smoothstep", position) == pytest.approx(3 * position**2 - 2 * position**3)
-        thirds = (1 / 3, 0.0, 2 / 3, 1.0)  # x(s) = s, and y(s) is smoothstep
-        assert ease(thirds, position) == pytest.approx(ease("smoothstep", position), abs=1e-14)
-        diagonal = (0.2, 0.2, 0.7, 0.7)
-        assert ease(diagonal, position) == pytest.approx(position, abs=1e-14)
-
-    def test_is_the_css_curve(self) -> None:
-        # "ease" of CSS Easing Functions, half way in time: 0.8024 in every browser.
-        assert ease((0.25, 0.1, 0.25, 1.0), 0.5) == pytest.approx(0.8024, abs=1e-4)
-
-    @pytest.mark.parametrize(
-        ("easing", "said"),
-        [
-            ("bounce", "easing = 'bounce': must be linear, smoothstep or numbers x1, y1, x2, y2"),
-            ((0.1, 0.2, 0.3), "must be linear, smoothstep"),
-            ((-0.1, 0, 0.5, 1), "x1 and x2 must be between 0 and 1"),
-            ((0.1, 0, math.nan, 1), "x1 and x2 must be between 0 and 1"),
-            ((0.5, -0.1, 0.5, 1), "goes back"),
-            ((0.5, 0, 0.5, 1.4), "goes back"),
-            ((0.5, math.inf, 0.5, 0.5), "goes back"),
-            ((0.5, 0.5, 0.5, -math.inf), "goes back"),
-            ((0.5, math.nan, 0.5, 1), "goes back"),
-        ],
-    )
-    def test_a_bad_easing_is_refused_wherever_it_is_asked(self, easing: Easing, said: str) -> None:
-        for position in (0, 0.5, 1):
-            with pytest.raises(SpecError, match=said):
-                ease(easing, position)
-
-    @pytest.mark.parametrize("position", [-0.01, 1.01, math.nan])
-    def test_a_place_off_the_path(self, position: float) -> None:
-        with pytest.raises(ValueError, match="must be between 0 and 1"):
-            ease("linear", position)

@@ -93,6 +93,23 @@ def test_more_seeds_keep_the_radius_of_a_draw():
     assert abs(noise.norm() - 128) < 3
 
 
+def test_a_mixture_sums_what_a_seed_weighs_in_its_parts():
+    parts = [NoiseMix.single(1), NoiseMix.between(1, 2, 0.25), NoiseMix.single(3)]
+
+    mix = NoiseMix.mixture(parts, [0.5, 0.4, 0.1])
+
+    assert mix.seeds == (1, 2, 3) and mix.weights == pytest.approx((0.8, 0.1, 0.1))
+    assert not mix.is_arc
+    assert NoiseMix.mixture(parts[:1] * 2, [0.3, 0.7]) == NoiseMix.single(1)
+    assert NoiseMix.mixture(parts, [0, 0, 1]) == NoiseMix.single(3)
+
+
+def test_a_mixture_of_two_may_weigh_one_below_nothing():
+    mix = NoiseMix.mixture([NoiseMix.single(1), NoiseMix.single(2)], [1.1, -0.1])
+
+    assert abs(mix.draw((4, 64, 64)).norm() - 128) < 3  # as above
+
+
 def test_mixed_step_noise_is_the_mix_of_both_step_noises():
     mixed = NoiseMix.between(1, 2, 0.3).continue_noise(SHAPE)
     start, end = continue_noise(1, SHAPE), continue_noise(2, SHAPE)

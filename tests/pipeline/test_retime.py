@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.errors import RenderError, SpecError
-from pipeline.interpolate import ease
 from pipeline.quality import Distance
 from pipeline.retime import COUNT, Probed, Retimed, TimeMap, most_probes, retime
+from pipeline.timing import ease
 
 quick = settings(max_examples=40)
 

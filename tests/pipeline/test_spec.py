@@ -16,9 +16,12 @@ from pipeline.spec import (
     DTYPES,
     MAX_SEED,
     SCHEDULERS,
+    Keyframe,
     ModelSpec,
+    MorphSpec,
     Sampling,
     StillSpec,
+    VideoSpec,
     with_defaults,
 )
 from pipeline.values import MAX_SPEC_BYTES, Spec, load_spec, parse_spec
@@ -45,7 +48,7 @@ def test_a_prompt_is_enough() -> None:
 
     assert (spec.seed, spec.count, spec.negative_prompt) == (0, 1, None)
     assert spec.model == ModelSpec(source="embedded")
-    assert spec.sampling.batch_size == 1
+    assert spec.sampling.batch_size is None
     assert spec.sampling.guidance_interval == (0.0, 1.0)
 
 
@@ -376,3 +379,93 @@ def test_a_name_no_file_can_have_is_refused() -> None:
 def test_an_override_is_one_value() -> None:
     """A line break must not smuggle a second key into the value."""
     assert parse_spec(StillSpec, {"prompt": "a"}, ["prompt=7\nseed=3"]).prompt == "7\nseed=3"
+
+
+# Morphs
+
+AB = ({"prompt": "a"}, {"prompt": "b"})
+
+
+def test_a_morph_is_read_from_toml(tmp_path: Path) -> None:
+    file = tmp_path / "morph.toml"
+    file.write_text(
+        """
+num_frames = 30
+loop = true
+easing = [0.3, 0.0, 0.7, 1.0]
+[[keyframes]]
+prompt = "a (red:1.3) apple"
+seed = 3
+hold = 0.25
+[[keyframes]]
+prompt = "a pear"
+negative_prompt = ""
+guidance_scale = 2
+easing = "smoothstep"
+[video]
+fps = 12
+kind = "gif"
+[sampling]
+num_inference_steps = 5
+"""
+    )
+    spec = load_spec(MorphSpec, file, ["keyframes=" + "[{prompt='x'},{prompt='y'},{prompt='z'}]"])
+    assert [keyframe.prompt for keyframe in spec.keyframes] == ["x", "y", "z"]
+    spec = load_spec(MorphSpec, file)
+    first, second = spec.keyframes
+    assert (first.seed, first.hold, first.easing) == (3, 0.25, None)
+    assert (second.negative_prompt, second.guidance_scale, second.easing) == ("", 2, "smoothstep")
+    assert (spec.easing, spec.video) == ((0.3, 0, 0.7, 1), VideoSpec(fps=12, kind="gif"))
+
+
+def test_what_a_keyframe_leaves_open_the_morph_says() -> None:
+    spec = MorphSpec(
+        keyframes=({"prompt": "a"}, {"prompt": "b", "easing": "linear", "guidance_scale": 0}),
+        easing="smoothstep",
+        sampling=Sampling(guidance_scale=4),
+    ).fill_in()
+    assert [k.easing for k in spec.keyframes] == ["smoothstep", "linear"]
+    assert [k.guidance_scale for k in spec.keyframes] == [4, 0]
+
+
+def test_a_smooth_path_needs_three_keyframes_to_differ() -> None:
+    assert not MorphSpec(keyframes=AB).is_smooth
+    assert MorphSpec(keyframes=(*AB, {"prompt": "c"})).is_smooth
+    assert not MorphSpec(keyframes=(*AB, {"prompt": "c"}), path="straight").is_smooth
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"keyframes": ()}, "0 keyframes: a morph has at least 2"),
+        ({"keyframes": AB[:1]}, "1 keyframes: a morph has at least 2"),
+        ({"num_frames": 1}, "num_frames = 1: must be between 2 and 100000"),
+        ({"num_frames": 100_001}, "num_frames = 100001: must be between 2 and 100000"),
+        ({"blend": "slerp", "keyframes": (*AB, *AB)}, "blend = 'slerp': is between two prompts"),
+        ({"blend": "mix"}, "blend = 'mix': must be one of nlerp, slerp or lerp"),
+        ({"path": "curved"}, "path = 'curved': must be one of smooth or straight"),
+        ({"easing": "bounce"}, "easing = 'bounce': must be linear, smoothstep or numbers"),
+        ({"easing": [0.5, 0, 0.5, 1.5]}, "goes back on its way"),
+        ({"tolerance_db": NAN}, "tolerance_db = nan: "),
+        ({"tolerance_db": 19.9}, "tolerance_db = 19.9: must be between 20 and 200"),
+        ({"loop": True, "video": {"boomerang": True}}, "boomerang = true: a loop comes back"),
+        ({"video": {"fps": 51, "kind": "gif"}}, "fps = 51: must be at most 50 in a gif"),
+        ({"video": {"fps": 0}}, "fps = 0: must be between 0.0166667 and 240"),
+        ({"video": {"kind": "avi"}}, "kind = 'avi': must be one of mp4, webp, gif or png"),
+        ({"sampling": {"strength": 0.5}}, "sampling.strength = 0.5: is for an image"),
+        ({"keyframes": ({"prompt": "a", "hold": -1}, *AB)}, "hold = -1: must be between 0"),
+        ({"keyframes": ({"prompt": "a", "hold": 2}, *AB)}, "num_frames = 48: must be at least 51"),
+        ({"keyframes": ({"prompt": "a", "seed": 2**32}, *AB)}, "seed = 4294967296: must be"),
+        ({"keyframes": ({"prompt": "a", "duration": 0}, *AB)}, "duration = 0: must be between"),
+        ({"keyframes": ({"prompt": "<lora:x:1>"}, *AB)}, "<lora:x:1>"),
+        ({"keyframes": ({"prompt": "a", "sead": 1}, *AB)}, "unknown key"),
+    ],
+)
+def test_a_bad_morph_is_refused_in_one_line(values: dict[str, Any], line: str) -> None:
+    assert line in refusal(lambda: MorphSpec(**{"keyframes": AB, **values}))
+
+
+def test_a_keyframe_is_refused_by_itself_with_the_same_line() -> None:
+    assert refusal(lambda: Keyframe(prompt="a", seed=-1)) == refusal(
+        lambda: parse_spec(Keyframe, {"prompt": "a", "seed": -1})
+    )
