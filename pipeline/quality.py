@@ -111,6 +111,11 @@ def distance_colour(a: Pixels, b: Pixels) -> Tensor:
     return difference.flatten(1).mean(1)
 
 
+def distance_rms(a: Tensor, b: Tensor) -> Tensor:
+    """The root mean square difference of each pair, (batch,), of pixels or of latents."""
+    return (a.cpu().double() - b.cpu().double()).square().flatten(1).mean(1).sqrt()
+
+
 def distance_in(encode: Callable[[Pixels], Latents]) -> Distance:
     """The root mean square difference between what `encode` makes of two pictures, (batch,).
 
@@ -127,7 +132,7 @@ def distance_in(encode: Callable[[Pixels], Latents]) -> Distance:
     def distance(a: Pixels, b: Pixels) -> Tensor:
         first, second = look(a), look(b)
         kept[:] = [(a, first), (b, second)]
-        return (first - second).square().flatten(1).mean(1).sqrt()
+        return distance_rms(first, second)
 
     return distance
 
