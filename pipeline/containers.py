@@ -67,16 +67,16 @@ def png_text(stream: BinaryIO, keyword: bytes) -> bytes | None:
 
     The whole file is walked, its other chunks are passed over unread.
     """
-    texts = []
+    text = None
     for kind, length in _chunks(stream):
         if kind not in {b"tEXt", b"zTXt", b"iTXt"}:
             continue
         if stream.read(len(keyword) + 1) == keyword + b"\0":
+            if text is not None:  # before it is unpacked: a file may hold thousands of them
+                raise PictureError(f"holds 2 texts named {keyword.decode()}, must be one")
             stream.seek(-len(keyword) - 1, 1)
-            texts.append(_decode_text(kind, _read_chunk(stream, kind, length, MAX_TEXT_BYTES)))
-    if len(texts) > 1:
-        raise PictureError(f"holds {len(texts)} texts named {keyword.decode()}, must be one")
-    return texts[0] if texts else None
+            text = _decode_text(kind, _read_chunk(stream, kind, length, MAX_TEXT_BYTES))
+    return text
 
 
 def _format(start: bytes) -> str:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,6 +61,11 @@ def prepare_folder(folder: Path, needed_bytes: int = 0) -> None:
             trial.write(b"\0")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written to: {_explain(error)}") from error
+
+
+def new_run_id() -> str:
+    """What a run that begins now is called: it sorts by time, and no two are alike."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def parse_json(data: bytes, *, infinities: bool = False) -> Any:

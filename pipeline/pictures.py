@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,9 @@ from pipeline.tensors import Pixels
 MAX_PIXELS = 2**26  # 8192 × 8192, the largest picture a spec may ask for
 MAX_SIDE = 2**14  # on longer rows the time that decoders take grows with the square
 
-_CHUNK = "greatcircle"
+TEXT_NAME = "greatcircle"
+"""The text in a PNG of ours that holds what made it."""
+
 _MAX_PIXEL_BYTES = 9  # 4 channels of 16 bits, and what packing may add to noise
 
 # Opened by class, past `Image.open`, whose limits and warnings are global to the process.
@@ -82,13 +84,21 @@ def save_png(image: Image.Image, file: Path, record: Record | None) -> None:
     The record stands in it twice: as `parameters`, which other programs read, and as `greatcircle`,
     lossless JSON. Raises OutputError.
     """
-    texts = PngInfo()
+    texts = {}
     if record is not None:
-        texts.add_text("parameters", parameters_text(record))
-        texts.add_text(_CHUNK, json.dumps(record.model_dump(mode="json"), allow_nan=False))
+        texts["parameters"] = parameters_text(record)
+        texts[TEXT_NAME] = json.dumps(record.model_dump(mode="json"), allow_nan=False)
+    write_png(image, file, texts)
+
+
+def write_png(image: Image.Image, file: Path, texts: Mapping[str, str]) -> None:
+    """Write a PNG that is whole or not there, with `texts` inside. Raises OutputError."""
+    chunks = PngInfo()
+    for name, text in texts.items():
+        chunks.add_text(name, text)
 
     def write(stream: BinaryIO) -> None:
-        image.save(stream, format="PNG", pnginfo=texts, icc_profile=None)
+        image.save(stream, format="PNG", pnginfo=chunks, icc_profile=None)
 
     write_atomically(file, write)
 
@@ -96,7 +106,7 @@ def save_png(image: Image.Image, file: Path, record: Record | None) -> None:
 def read_record(file: Path) -> Record:
     """The record inside a PNG of ours; its pixels are not decoded. Raises PictureError."""
     with opened(file) as stream:
-        text = png_text(stream, _CHUNK.encode())
+        text = png_text(stream, TEXT_NAME.encode())
         if text is None:
             raise PictureError(
                 "holds no settings: give a PNG that this program saved with its metadata"

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline.errors import SpecError
 from pipeline.sources import anonymous_source, is_name
-from pipeline.spec import StillSpec
+from pipeline.spec import ModelSpec, MorphSpec, StillSpec
 from pipeline.values import Spec
 
 VERSION = "0.1.0"
@@ -75,36 +75,56 @@ class Record(Spec):
         for key in ("num_inference_steps", "guidance_scale", "height", "width", "scheduler"):
             if getattr(self.spec.sampling, key) is None:
                 raise SpecError(f"spec.sampling.{key}: must be filled in before it is recorded")
-        for name in (self.model_name, *_sources(self.spec)):
-            if not is_name(name):
-                raise SpecError(f"model {name!r}: a record holds a name, never a path")
+        image = self.spec.image
+        _check_names(self.model_name, self.spec.model, *([image.source] if image else []))
         if "greatcircle" not in self.versions:
             raise SpecError("versions: must hold the version of greatcircle")
         return self
 
 
+class Plan(Spec):
+    """A morph: its spec, every default filled in, and what it is made with and on."""
+
+    spec: MorphSpec
+    model_name: str
+    model_hash: str
+    hashes: dict[str, str] = Field(default_factory=dict)
+    device: str
+    dtype: str
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_names(self.model_name, self.spec.model)
+        return self
+
+
 def anonymise(spec: StillSpec) -> StillSpec:
     """`spec` with the names of models and pictures in place of where they lie."""
-    model = spec.model
-    named = model.replace(
+    image = spec.image
+    if image is not None:
+        image = image.replace(source=anonymous_source(image.source))
+    return spec.replace(model=anonymise_model(spec.model), image=image)
+
+
+def anonymise_model(model: ModelSpec) -> ModelSpec:
+    """`model` with the names of files and folders in place of where they lie."""
+    return model.replace(
         source=anonymous_source(model.source),
         config=None if model.config is None else anonymous_source(model.config),
         vae=None if model.vae is None else anonymous_source(model.vae),
         loras=tuple(a.replace(source=anonymous_source(a.source)) for a in model.loras),
         embeddings=tuple(e.replace(source=anonymous_source(e.source)) for e in model.embeddings),
     )
-    image = spec.image
-    if image is not None:
-        image = image.replace(source=anonymous_source(image.source))
-    return spec.replace(model=named, image=image)
 
 
-def _sources(spec: StillSpec) -> list[str]:
-    """Every place that `spec` names."""
-    model = spec.model
+def _check_names(model_name: str, model: ModelSpec, *more: str) -> None:
+    """Raise unless all that is named is a name."""
     added = [a.source for a in model.loras] + [e.source for e in model.embeddings]
-    single = [model.config, model.vae, spec.image.source if spec.image else None]
-    return [model.source, *added, *(place for place in single if place is not None)]
+    single = [place for place in (model.config, model.vae) if place is not None]
+    for name in (model_name, model.source, *added, *single, *more):
+        if not is_name(name):
+            raise SpecError(f"model {name!r}: a record holds a name, never a path")
 
 
 def current_versions() -> dict[str, str]:
