@@ -8,7 +8,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,13 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pipeline.errors import GreatcircleError
+from pipeline.errors import GreatcircleError, SpecError
+from pipeline.spec import LoraSpec
 
 if TYPE_CHECKING:
     from pipeline.model import Model
     from pipeline.spec import ModelSpec
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+ONE_WISH = 2.0
+"""Seconds in which a second signal says no more than the first: launchers pass on what came."""
 
 # Of its usage errors typer exports this one, and from what it derives all others do.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -54,9 +61,10 @@ def run_command(
     if not sys.stderr.isatty():  # the bars of the libraries that load and download
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        request = _parse(name, app, argv)
-        if not isinstance(request, int):
-            run(request)
+        with stoppable():
+            request = _parse(name, app, argv)
+            if not isinstance(request, int):
+                run(request)
     except (GreatcircleError, _UsageError) as error:
         return _leave(BAD_INPUT, f"error: {error}")
     except Stopped as error:
@@ -64,6 +72,29 @@ def run_command(
     except KeyboardInterrupt:
         return _leave(INTERRUPTED, "interrupted: nothing was written")
     return DONE
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM interrupt the block as Ctrl-C does, and take both at once for one wish."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    last = -ONE_WISH
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before >= ONE_WISH:
+            raise KeyboardInterrupt
+
+    numbers = signal.SIGINT, signal.SIGTERM
+    former = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, former, strict=True):
+            signal.signal(number, handler)
 
 
 def _parse(name: str, app: typer.Typer, argv: Sequence[str] | None) -> Any:
@@ -105,6 +136,36 @@ def override(texts: Mapping[str, str | None], numbers: Mapping[str, str | None])
     return [f"{key}={text}" for key, text in {**numbers, **quoted}.items() if text is not None]
 
 
+def write_lora(text: str) -> str:
+    """FILE or FILE=X as a TOML table."""
+    lora = LoraSpec.parse(text)
+    return f"{{source={quote(lora.source)}, weight={lora.weight}}}"
+
+
+def require_places(
+    model: ModelSpec, name: str, digest: str, overrides: Sequence[str], **more: str | None
+) -> None:
+    """Raise `SpecError` unless `overrides` say where what `model` names lies.
+
+    A file of ours holds names; what is read must not be chosen by it. `more` are further hints, by
+    the key of the spec with _ for its dots.
+    """
+    given = {line.partition("=")[0].strip() for line in overrides}
+    needed = {
+        "model.source": f"checkpoint {name!r} ({digest[:10]}): say with --model"
+        if model.source != "embedded"
+        else None,
+        "model.vae": f"autoencoder {model.vae!r}: say with --vae" if model.vae else None,
+        "model.loras": f"LoRA {model.loras[0].source!r}: say with --lora" if model.loras else None,
+        "model.embeddings": "textual inversions: say with --set" if model.embeddings else None,
+        "model.config": f"config {model.config!r}: say with --set" if model.config else None,
+        **{key.replace("_", "."): hint for key, hint in more.items()},
+    }
+    for key, hint in needed.items():
+        if hint is not None and given.isdisjoint({key, key.partition(".")[0]}):
+            raise SpecError(f"made with the {hint} where it is")
+
+
 def quote(text: str) -> str:
     """`text` as a TOML string, which is JSON's but for one control character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -112,15 +173,22 @@ def quote(text: str) -> str:
 
 def fetch_model(spec: ModelSpec) -> Model:
     """The model; one that the hub has and this machine has not is downloaded, and its size said."""
+    from pipeline.model import load_model
+
+    download_missing(spec)
+    return load_model(spec)
+
+
+def download_missing(spec: ModelSpec) -> None:
+    """Download what the hub has of a model and this machine has not; its size is said before."""
     from pipeline.download import download, say_bytes
-    from pipeline.model import load_model, plan_missing
+    from pipeline.model import plan_missing
 
     for plan in plan_missing(spec):
         say(f"downloading {plan.summary}")
         with progress_bar(plan.total_bytes) as advance:
             for progress in download(plan):
                 advance(progress.done_bytes, say_bytes(progress.done_bytes))
-    return load_model(spec)
 
 
 @contextmanager
@@ -139,7 +207,7 @@ def output_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(total: float) -> Iterator[Callable[[float, str], None]]:
     """A bar on stderr, moved by `advance(done, text)`; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield lambda done, text: None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import SpecError
-from pipeline.spec import LoraSpec
 from scripts.command import (
     Stopped,
     create_app,
@@ -21,9 +20,10 @@ from scripts.command import (
     output_folder,
     override,
     progress_bar,
-    quote,
+    require_places,
     run_command,
     say,
+    write_lora,
 )
 
 if TYPE_CHECKING:
@@ -110,16 +110,10 @@ def parse(
     numbers = {key: given[name] for name, key in NUMBERS.items()}
     overrides = [*(set_ or []), *override(texts, numbers)]
     if lora:
-        overrides.append(f"model.loras=[{', '.join(map(_read_lora, lora))}]")
+        overrides.append(f"model.loras=[{', '.join(map(write_lora, lora))}]")
     if plain:
         overrides.append("plain=true")
     return Request(spec, overrides, out, metadata, show_weights)
-
-
-def _read_lora(text: str) -> str:
-    """FILE or FILE=X as a TOML table."""
-    lora = LoraSpec.parse(text)
-    return f"{{source={quote(lora.source)}, weight={lora.weight}}}"
 
 
 def run(request: Request) -> None:
@@ -162,35 +156,23 @@ def _read_spec(request: Request, record: Record | None) -> StillSpec:
 
     if record is not None:
         spec = parse_spec(StillSpec, record.spec.model_dump(), request.overrides)
-        _require_places(spec, record, request)
+        image = spec.image
+        require_places(
+            spec.model,
+            record.model_name,
+            record.model_hash,
+            request.overrides,
+            image_source=f"picture {image.source!r}: say with --image" if image else None,
+        )
         return spec
     if request.file is not None:
         return load_spec(StillSpec, request.file, request.overrides)
     return parse_spec(StillSpec, {}, request.overrides)
 
 
-def _require_places(spec: StillSpec, record: Record, request: Request) -> None:
-    """A picture does not say where what it was made from lies, and must not choose what is read."""
-    keys = {line.partition("=")[0].strip() for line in request.overrides}
-    model, image = spec.model, spec.image
-    hint = f"checkpoint {record.model_name!r} ({record.model_hash[:10]}): say with --model"
-    needed = {
-        "model.source": hint if model.source != "embedded" else None,
-        "model.vae": f"autoencoder {model.vae!r}: say with --vae" if model.vae else None,
-        "model.loras": f"LoRA {model.loras[0].source!r}: say with --lora" if model.loras else None,
-        "model.embeddings": "textual inversions: say with --set" if model.embeddings else None,
-        "model.config": f"config {model.config!r}: say with --set" if model.config else None,
-        "image.source": f"picture {image.source!r}: say with --image" if image else None,
-    }
-    for key, hint in needed.items():
-        table = key.partition(".")[0]
-        if hint is not None and keys.isdisjoint({key, table}):
-            raise SpecError(f"made with the {hint} where it is")
-
-
 def _compare(record: Record, model: Model, spec: StillSpec) -> None:
     """Say what differs from what the picture was made with."""
-    from pipeline.run import describe
+    from pipeline.stills import describe
 
     found = describe(model, spec.single(0))
     if found.model_hash != record.model_hash:
@@ -207,7 +189,7 @@ def _compare(record: Record, model: Model, spec: StillSpec) -> None:
 def _generate(model: Model, spec: StillSpec, request: Request) -> None:
     """Render, save and hand over each picture as it is finished."""
     from pipeline.render import Frame, points, render_steps
-    from pipeline.run import Stills
+    from pipeline.stills import Stills
 
     stills = Stills(request.out, model, spec, metadata=request.metadata)
     kept = 0

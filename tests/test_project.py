@@ -87,12 +87,14 @@ def test_configs_say_what_they_show(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_configs_load(path: Path) -> None:
-    from pipeline.spec import StillSpec
+    from pipeline.spec import MorphSpec, StillSpec
     from pipeline.values import load_spec
     from scripts.embedded.recipe import load_recipe
 
     if path.name == "embedded.toml":
         assert load_recipe(path).defaults
+    elif "[[keyframes]]" in path.read_text():
+        assert len(load_spec(MorphSpec, path).keyframes) > 1
     else:
         assert load_spec(StillSpec, path).prompt
 

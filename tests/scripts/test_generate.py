@@ -18,8 +18,8 @@ from PIL import Image
 from pipeline.errors import SpecError
 from pipeline.model import Model
 from pipeline.pictures import read_record
-from pipeline.run import Stills
 from pipeline.spec import ModelSpec, Sampling, StillSpec
+from pipeline.stills import Stills
 from pipeline.values import parse_spec
 from scripts.generate import Request, app, main
 from tests.tiny import write_tiny_checkpoint
@@ -112,6 +112,7 @@ def test_what_is_said_is_what_is_made(run: Run) -> None:
         scheduler="euler",
         width=64,
         height=96,
+        batch_size=1,
     )
 
 
