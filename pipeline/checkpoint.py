@@ -88,8 +88,9 @@ def check_autoencoder_folder(folder: Path, name: str) -> Checkpoint:
         tree = _Tree(folder)
         if tree.has("vae/config.json"):
             folder, tree = folder / "vae", _Tree(folder / "vae")
+        config = tree.read_object("config.json")
         with naming("config.json"):
-            kind = check_autoencoder(tree.read_object("config.json"))
+            kind = check_autoencoder(config)
         files = _check_config(tree, ALONE)
         variant, weights = _find_weights(tree, ALONE)
     paths = tuple(folder / file for file in sorted([*files, *weights]))

@@ -29,7 +29,7 @@ from pipeline.families import (
     recognise,
 )
 from pipeline.headers import TensorInfo, check_dtype, naming, read_header, shorten
-from pipeline.loaders import DEFAULTS_FILE, UNFIT, Parts, load_tokenizer, read_json
+from pipeline.loaders import DEFAULTS_FILE, UNFIT, Parts, fitting, load_tokenizer, read_json
 from pipeline.spelling import (
     Place,
     Spelling,
@@ -107,6 +107,23 @@ def load_single_file(
         settings=settings,
         defaults=configs.read(DEFAULTS_FILE) if configs.brings(DEFAULTS_FILE) else {},
     )
+
+
+def load_file_vae(
+    checkpoint: Checkpoint, dtype: torch.dtype, *, config: Path | None = None
+) -> nn.Module:
+    """The autoencoder in a checkpoint of one file; nothing else of it is read.
+
+    `config` is as in `load_single_file`. Raises `CheckpointError`.
+    """
+    (path,) = checkpoint.files
+    with naming(checkpoint.name):
+        family = recognise(read_header(path, checkpoint.name))
+    configs = _Configs(family, config)
+    pair = check_index(configs.read_index()).components["vae"]
+    with fitting(f"{checkpoint.name}: vae"):
+        own = _create(pair, configs.read("vae/config.json"))
+    return load_single_vae(path, checkpoint.name, dtype, like=own)
 
 
 def load_single_vae(path: Path, label: str, dtype: torch.dtype, like: Any) -> nn.Module:
