@@ -61,7 +61,7 @@ def draw_report(
     axes[-1].set_xlabel("frame", color=_INK)
     for part in foot:
         _draw_sheet(part.subplots(), thumbnails)
-    return _to_image(figure)
+    return to_image(figure)
 
 
 def _write_head(part: SubFigure, title: str, lines: Sequence[str]) -> None:
@@ -208,7 +208,8 @@ def _say(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _to_image(figure: Figure) -> Image.Image:
+def to_image(figure: Figure) -> Image.Image:
+    """A figure as an RGB picture, drawn without the state that pyplot shares."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
