@@ -1,6 +1,6 @@
-"""The app: its one page, how it looks, and how it is opened to the world.
+"""The app: its pages, how it looks, and how it is opened to the world.
 
-Knows the framework's launch settings; what the page does is the page's business.
+Knows the framework's launch settings; what a page does is the page's business.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.request import getproxies
 
 import gradio as gr
@@ -28,9 +28,17 @@ from ui import markup
 from ui.accounts import HOW, Accounts, Patience
 from ui.door import Door, bracketed, is_loopback
 from ui.endpoint import make_endpoint
-from ui.generate import GPU, QUIET, GeneratePage, Updates
+from ui.generate import GeneratePage
+from ui.jobs import Jobs
 from ui.loading import Loading
 from ui.models import ModelField
+from ui.morph import MorphPage
+from ui.roundtrip import RoundTripPage
+from ui.runs import Runs
+from ui.sampling import GPU, QUICK, QUIET, Updates
+
+if TYPE_CHECKING:
+    from pipeline.model import Model
 
 HERE = Path(__file__).parent
 
@@ -90,30 +98,60 @@ class Address:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where pictures are kept, and where models are looked for."""
+    """Where pictures and morphs are kept, and where models are looked for."""
 
     pictures: Path
     models: Path = MODELS_FOLDER
 
+    @property
+    def morphs(self) -> Path:
+        """The folder of the morphs' runs."""
+        return self.pictures / "morphs"
 
-def build(loading: Loading, folders: Folders, *, is_shared: bool = False) -> gr.Blocks:
-    """The page, not yet served; `is_shared`: others than the machine's owner may use it."""
+
+class Page(Protocol):
+    """What a tab holds: some of its fields have defaults that only the model knows."""
+
+    @property
+    def model_fields(self) -> list[Any]:
+        """These fields."""
+
+    def empty(self) -> Updates:
+        """What they show while a model loads."""
+
+    def defaults(self, model: Model) -> Updates:
+        """What they show once it is there."""
+
+
+def build(loading: Loading, folders: Folders, jobs: Jobs, *, is_shared: bool = False) -> gr.Blocks:
+    """The app, not yet served; `is_shared`: others than the machine's owner may use it."""
     blocks = gr.Blocks(
         title=markup.TITLE, fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
     )
     with blocks:
         header = gr.HTML(markup.header(loading.say(), loading.state), elem_id="header")
         models = ModelField(loading, folders.models, is_shared=is_shared)
-        page = GeneratePage(loading, folders.pictures)
+        tabs: dict[str, Callable[[], Page]] = {
+            "Generate": lambda: GeneratePage(loading, folders.pictures),
+            "Morph": lambda: MorphPage(loading, jobs, is_shared=is_shared),
+            "Round trip": lambda: RoundTripPage(loading),
+        }
+        with gr.Tabs(elem_id="pages"):
+            pages = [_build_tab(name, page) for name, page in tabs.items()]
         api(make_endpoint(loading, folders.pictures), api_name="generate", **GPU)
-        clock = _follow(loading, header, page, blocks)
+        clock = _follow(loading, header, pages, blocks)
         _choose(models, clock)
     blocks.queue(max_size=WAITING, api_open=False)
     return blocks
 
 
-def _follow(loading: Loading, header: gr.HTML, page: GeneratePage, blocks: gr.Blocks) -> gr.Timer:
-    """Tell an open page how far the model is, and its defaults once it is there."""
+def _build_tab(name: str, page: Callable[[], Page]) -> Page:
+    with gr.Tab(name):
+        return page()
+
+
+def _follow(loading: Loading, header: gr.HTML, pages: list[Page], blocks: gr.Blocks) -> gr.Timer:
+    """Tell open pages how far the model is, and their defaults once it is there."""
     clock = gr.Timer(BUSY_SECONDS)
     told = gr.State(None)  # which model's defaults are filled in
 
@@ -122,10 +160,16 @@ def _follow(loading: Loading, header: gr.HTML, page: GeneratePage, blocks: gr.Bl
         ticking = gr.Timer(BUSY_SECONDS if state == "loading" else IDLE_SECONDS)
         said = {header: markup.header(loading.say(), state), clock: ticking}
         if state == "ready" and seen != count:
-            return said | page.defaults(loading.model()) | {told: count}
-        return said | (page.empty() | {told: None} if state == "loading" else {})
+            for page in pages:
+                said |= page.defaults(loading.model())
+            return said | {told: count}
+        if state == "loading":
+            for page in pages:
+                said |= page.empty()
+            return said | {told: None}
+        return said
 
-    outputs = [header, clock, told, *page.model_fields]
+    outputs = [header, clock, told, *(field for page in pages for field in page.model_fields)]
     gr.on([blocks.load, clock.tick], look, inputs=told, outputs=outputs, **QUIET)
     return clock
 
@@ -138,7 +182,7 @@ def _choose(models: ModelField, clock: gr.Timer) -> None:
 
     inputs = {*models.inputs, models.plans}
     for click, answer in ((models.load.click, models.on_load), (models.yes.click, models.on_yes)):
-        click(answer, inputs=inputs, outputs=models.outputs, **QUIET).success(
+        click(answer, inputs=inputs, outputs=models.outputs, **QUICK).success(
             wake, outputs=clock, **QUIET
         )
     models.no.click(models.close, outputs=models.outputs, **QUIET)
@@ -146,28 +190,32 @@ def _choose(models: ModelField, clock: gr.Timer) -> None:
 
 @contextmanager
 def serve(loading: Loading, folders: Folders, address: Address) -> Iterator[gr.Blocks]:
-    """Open the app, at its `local_url`, and start to load the model; at the end close it again."""
+    """Open the app, at its `local_url`, and start to load the model; at the end close it again.
+
+    A morph that is being made at the end is stopped within a step, and kept as far as it is.
+    """
     port = address.find_port()
+    jobs = Jobs(Runs(folders.morphs), limit=WAITING)
     with TemporaryDirectory(prefix="greatcircle-") as cache, _environment(cache):
         settings = {**_settings(address, folders, Path(cache)), "server_port": port}
-        blocks = _open(loading, folders, settings, is_shared=address.accounts is not None)
+        is_shared = address.accounts is not None
+        blocks = _open(lambda: build(loading, folders, jobs, is_shared=is_shared), settings)
         loading.start()
         try:
             yield blocks
         finally:
+            jobs.close()
             blocks.close(verbose=False)
 
 
-def _open(
-    loading: Loading, folders: Folders, settings: dict[str, Any], *, is_shared: bool
-) -> gr.Blocks:
+def _open(make: Callable[[], gr.Blocks], settings: dict[str, Any]) -> gr.Blocks:
     """Build and launch inside an event loop.
 
     Outside of one the framework makes a new loop for each of its locks, and closes none of them.
     """
 
     async def launch() -> gr.Blocks:
-        blocks = build(loading, folders, is_shared=is_shared)
+        blocks = make()
         blocks.launch(**settings)
         return blocks
 

@@ -30,7 +30,7 @@ def draw(model: Model, spec: StillSpec, folder: Path) -> Iterator[Progress | Pic
     Raises OutputError, before the work where `folder` cannot hold it, and RenderError.
     """
     from pipeline.render import Progress, points, render_steps
-    from pipeline.run import Stills
+    from pipeline.stills import Stills
 
     stills = Stills(folder, model, spec)
     for event in render_steps(model, spec.sampling, points(model, spec)):

@@ -20,31 +20,22 @@ from pipeline.spec import (
     DEFAULT_STRENGTH,
     FITS,
     MAX_SEED,
-    SCHEDULERS,
     ImageSpec,
     ModelSpec,
     Sampling,
     StillSpec,
     Variation,
 )
-from ui import markup
+from ui import markup, sampling
 from ui.command import as_command
 from ui.draw import Pace, Picture, draw, duration
 from ui.loading import Attempt, Loading
+from ui.picture_field import open_upload
+from ui.sampling import GPU, QUIET, SAMPLING, Updates, given, whole
 
 if TYPE_CHECKING:
     from pipeline.model import Model
 
-Updates = dict[Any, Any]
-"""New values by component."""
-
-GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": 1}
-"""One model, one run at a time: every event that renders waits in the same queue."""
-
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""What answers at once, also while others wait for the model."""
-
-SAMPLING = ("num_inference_steps", "guidance_scale", "scheduler", "width", "height")
 START = ("image", "fit", "strength", "variation_seed", "variation_strength")
 FIELDS = ("prompt", "negative_prompt", "plain", "seed", "random", "count", *START, *SAMPLING)
 IN_THE_GALLERY = 60
@@ -53,34 +44,29 @@ KEYS = "Ctrl + Enter generates, Esc stops"
 
 def spec_of(values: Mapping[str, Any], model: ModelSpec) -> StillSpec:
     """The spec of the page's `values`, by field name. Raises SpecError."""
-    given = {name: _whole(values[name]) for name in FIELDS if values[name] not in (None, "")}
-    sampling = {name: given[name] for name in SAMPLING if name in given}
-    if "image" in given:
-        sampling |= {"strength": given["strength"]} if "strength" in given else {}
+    found = given({name: values[name] for name in FIELDS})
+    asked = {name: found[name] for name in SAMPLING if name in found}
+    if "image" in found:
+        asked |= {"strength": found["strength"]} if "strength" in found else {}
     spec = StillSpec(
         prompt=values["prompt"],
         negative_prompt=values["negative_prompt"] or None,
         plain=bool(values["plain"]),
-        seed=0 if values["random"] else _whole(values["seed"]),
-        count=_whole(values["count"]),
-        variation=_variation(given),
-        image=ImageSpec(source=given["image"], fit=given["fit"]) if "image" in given else None,
-        sampling=Sampling(**sampling),
+        seed=0 if values["random"] else whole(values["seed"]),
+        count=whole(values["count"]),
+        variation=_variation(found),
+        image=ImageSpec(source=found["image"], fit=found["fit"]) if "image" in found else None,
+        sampling=Sampling(**asked),
         model=model,
     )
     return _with_random_seed(spec) if values["random"] else spec
 
 
-def _variation(given: Mapping[str, Any]) -> Variation | None:
+def _variation(found: Mapping[str, Any]) -> Variation | None:
     """A variation, where any of the way is to be gone."""
-    if given.get("variation_strength", 0) == 0:
+    if found.get("variation_strength", 0) == 0:
         return None
-    return Variation(seed=given.get("variation_seed", 0), strength=given["variation_strength"])
-
-
-def _whole(value: Any) -> Any:
-    """A number field may write 7 as 7.0; what is not whole stays as it is, to be refused."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return Variation(seed=found.get("variation_seed", 0), strength=found["variation_strength"])
 
 
 def _with_random_seed(spec: StillSpec) -> StillSpec:
@@ -148,7 +134,6 @@ class GeneratePage:
             self.stop = gr.Button("Stop", variant="stop", scale=1, min_width=80, elem_id="stop")
 
     def _build_numbers(self) -> None:
-        choices = [("default", ""), *((name, name) for name in SCHEDULERS)]
         with gr.Group():
             with gr.Row():
                 self.seed = gr.Number(label="Seed", value=0, min_width=80)
@@ -157,19 +142,17 @@ class GeneratePage:
                 )
             with gr.Row():
                 self.count = gr.Number(label="Images", value=1, min_width=80)
-                self.scheduler = gr.Dropdown(choices, value="", label="Scheduler", min_width=80)
+                self.scheduler = sampling.open_scheduler()
             with gr.Row():
-                self.num_inference_steps = self._number("Steps")
-                self.guidance_scale = self._number("Guidance")
+                self.num_inference_steps = sampling.open_number("Steps")
+                self.guidance_scale = sampling.open_number("Guidance")
             with gr.Row():
-                self.width = self._number("Width")
-                self.height = self._number("Height")
+                self.width = sampling.open_number("Width")
+                self.height = sampling.open_number("Height")
 
     def _build_start(self) -> None:
         with gr.Accordion("Start from a picture", open=False, elem_id="start-image"):
-            self.image = gr.Image(
-                label="Picture", type="filepath", image_mode=None, sources=["upload"], height=200
-            )
+            self.image = open_upload("Picture", id="start-picture")
             with gr.Row():
                 self.strength = gr.Number(
                     label="Strength: 1 leaves nothing of it", value=DEFAULT_STRENGTH, step=0.05
@@ -180,10 +163,6 @@ class GeneratePage:
                 label="How far to another noise, up to 1", value=0, step=0.05
             )
             self.variation_seed = gr.Number(label="Its seed", value=0)
-
-    def _number(self, label: str) -> gr.Number:
-        """A number the model has a default for; it opens once the model is there."""
-        return gr.Number(label=label, value=None, placeholder="…", interactive=False, min_width=80)
 
     def _build_results(self) -> None:
         self.status = gr.HTML(markup.progress(KEYS, kind="idle"), elem_id="status")
@@ -239,26 +218,21 @@ class GeneratePage:
         self.gallery.select(self.on_select, inputs=self.pictures, outputs=shown, **QUIET)
 
     @property
+    def _sampling(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SAMPLING}
+
+    @property
     def model_fields(self) -> list[Any]:
         """The fields whose defaults only the model knows, and whether they are filled in."""
-        return [*(getattr(self, name) for name in SAMPLING), self.is_filled_in]
+        return [*self._sampling.values(), self.is_filled_in]
 
     def empty(self) -> Updates:
-        """The numbers without a value, which shows as a 0 unless it is said."""
-        empty = {getattr(self, name): None for name in SAMPLING if name != "scheduler"}
-        return {**empty, self.is_filled_in: False}
+        """The numbers without a value."""
+        return {**sampling.empty(self._sampling), self.is_filled_in: False}
 
     def defaults(self, model: Model) -> Updates:
         """`model_fields`, filled in and opened."""
-        sampling = model.complete(Sampling())
-        numbers = {
-            getattr(self, name): gr.Number(value=getattr(sampling, name), interactive=True)
-            for name in SAMPLING
-            if name != "scheduler"
-        }
-        choices = [(f"default: {sampling.scheduler}", ""), *((n, n) for n in SCHEDULERS)]
-        scheduler = gr.Dropdown(choices, value="")
-        return {**numbers, self.scheduler: scheduler, self.is_filled_in: True}
+        return {**sampling.defaults(self._sampling, model), self.is_filled_in: True}
 
     def on_generate(self, values: Updates) -> Iterator[Updates]:
         """Draw what the widgets say. After an error the finished pictures, and its line, stay."""
