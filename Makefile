@@ -34,7 +34,7 @@ app: .venv/ready  ## set up everything and open the app on the embedded model
 setup: .venv/tried  ## only the environment, in .venv
 
 test: .venv/ready-test  ## set up everything and run the tests
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/ready-dev  ## style and types
 	.venv/bin/ruff check
