@@ -177,8 +177,8 @@ class MorphRun:
         def look(positions: Sequence[float]) -> Iterator[Latents]:
             return (_measurable(curve, position) for position in positions)
 
-        *_, last = retime(look, distance_rms, self.path.bounds, loop=self.spec.loop, count=PROBES)
-        assert isinstance(last, Retimed)
+        events = retime(look, distance_rms, self.path.bounds, loop=self.spec.loop, count=PROBES)
+        last = next(event for event in events if isinstance(event, Retimed))
         return Timeline(
             keyframes=self.path.bounds,
             timemap=last.timemap.to_lists(),
