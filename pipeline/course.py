@@ -20,9 +20,12 @@ from pipeline.spec import MorphSpec
 from pipeline.timeline import find_times
 
 MEASURABLE_DB = 30.0
-"""How near a solved picture must be to measure how fast the morph changes; no eye is asked."""
+"""How near a solved picture must be to measure how fast the morph changes; no eye is asked.
 
-GRID, FINEST = 16, 256
+Where it is not, the picture may leap, and renders close in on the place.
+"""
+
+GRID, FINEST = 8, 256
 """Steps of each way that renders are placed on: those that any film is worth, and the finest."""
 
 
@@ -97,7 +100,11 @@ class Course:
     @property
     def limit(self) -> int:
         """Renders to know the path by, at most."""
-        return max(2 * self.spec.num_frames, GRID * self.path.ways)
+        return 2 * (self.spec.num_frames + GRID * self.path.ways)
+
+    def is_leap(self, start: float, end: float) -> bool:
+        """Whether two neighbouring renders are as close as any may be."""
+        return end - start < 1.5 * min(b - a for a, b in pairwise(self.path.bounds)) / FINEST
 
     def count(self) -> tuple[int, int]:
         """How many renders it takes, at least and at most."""

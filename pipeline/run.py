@@ -12,6 +12,7 @@ to change a keyframe, to have more frames and to share the work among processes 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,7 +176,7 @@ class MorphRun:
         """Measure how fast the latents change along the curve; nothing is rendered or decoded."""
 
         def look(positions: Sequence[float]) -> Iterator[Latents]:
-            return (_measurable(curve, position) for position in positions)
+            return (self._measure(curve, position) for position in positions)
 
         events = retime(look, distance_rms, self.path.bounds, loop=self.spec.loop, count=PROBES)
         last = next(event for event in events if isinstance(event, Retimed))
@@ -251,9 +252,12 @@ class MorphRun:
             record = {"place": place.model_dump(mode="json"), "plan": plan}
         return self._workshop.save_frame(place.key, place.position, latents, record)
 
-
-def _measurable(curve: Curve, position: float) -> Latents:
-    """The latents at `position`; in a gap too steep to measure, those of its nearer end: a jump."""
-    if curve.measured_db(position) >= MEASURABLE_DB:
+    def _measure(self, curve: Curve, position: float) -> Latents:
+        """The latents at `position`; where the picture leaps, those of the nearer side."""
+        if curve.measured_db(position) < MEASURABLE_DB:
+            nodes = list(curve.nodes)
+            k = bisect_right(nodes, position)
+            start, end = nodes[k - 1 : k + 1]
+            if self._course.is_leap(start, end):
+                return curve.nodes[start if position - start < end - position else end]
         return curve(position)
-    return curve.nodes[min(curve.nodes, key=lambda node: abs(node - position))]

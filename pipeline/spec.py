@@ -45,11 +45,11 @@ DEFAULT_STRENGTH = 0.8
 STILL_BATCH, MORPH_BATCH = 1, 4
 """Frames that are denoised together unless a spec says otherwise: it is part of what they are."""
 
-TOLERANCE_DB = 40.0
+TOLERANCE_DB = 48.0
 """How near a solved picture must come to a render it does not know, in decibels.
 
-It is measured where nothing rendered is near. Between renders the error is less: of the example
-morphs at 97 frames, none differs from its render by less than 48 dB, about one grey level.
+It is measured where nothing rendered is near; between renders the error is mostly less. 48 is a
+root mean square of one grey level of 255.
 """
 
 # Browsers take 10 ms a frame or less for a mistake and show it for 100, and a GIF counts in 10 ms.
