@@ -87,6 +87,7 @@ def test_the_card_says_what_it_is_and_every_rung(run: Run) -> None:
     assert "…" not in card  # nothing is cut off
 
 
+@pytest.mark.slow
 def test_measuring_puts_theory_beside_it(run: Run) -> None:
     code, out, _ = run(
         *("latent-vs-pixel", "--side", "64", "--side", "32", "--side", "32"),

@@ -220,6 +220,7 @@ def test_random_weights_are_the_same_each_time_and_change_no_other_dice() -> Non
         assert not a.requires_grad
 
 
+@pytest.mark.slow
 def test_random_weights_make_a_film_and_nothing_is_solved(tmp_path: Path) -> None:
     model = create_random_model(torch.device("cpu"), torch.float32, width=0.125)
     sampling = Sampling(height=16, width=16, num_inference_steps=1, batch_size=2)
