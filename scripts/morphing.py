@@ -95,13 +95,13 @@ def read_plan(source: Path | None) -> Plan | None:
 def _read_text(file: Path) -> bytes:
     """What stands in a film or a frame beside its pixels."""
     from pipeline.containers import png_text
-    from pipeline.pictures import opened
+    from pipeline.pictures import TEXT_NAME, opened
     from pipeline.video import read_metadata
 
     match file.suffix.lower():
         case ".png":
             with opened(file) as stream:
-                text = png_text(stream, b"greatcircle")
+                text = png_text(stream, TEXT_NAME.encode())
         case ".mp4" | ".webp" | ".gif":
             found = read_metadata(file)
             text = None if found is None else found.encode()

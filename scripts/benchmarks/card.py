@@ -1,11 +1,31 @@
-"""A table for people, of plain values."""
+"""A table for people, of plain values, and the same as one line for programs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _COLUMNS = 118  # where stdout is no terminal
+
+
+def print_document(
+    name: str,
+    title: str,
+    columns: Mapping[str, str],
+    films: Sequence[Mapping[str, Any]],
+    device: torch.device,
+) -> None:
+    """`films` as a table, then as one JSON document with where they were made."""
+    from scripts.benchmarks.machine import describe_machine, find_commit
+
+    print_table(title, columns, films)
+    machine = describe_machine(device)
+    document = {"benchmark": name, "commit": find_commit(), "machine": machine, "films": films}
+    print(json.dumps(document))
 
 
 def print_table(title: str, columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> None:

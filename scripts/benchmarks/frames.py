@@ -6,16 +6,15 @@ stdout, then one JSON document as the last line.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import SpecError
-from scripts.benchmarks.card import print_table
+from scripts.benchmarks.card import print_document
 from scripts.command import fetch_model, option, override, say
 
 NAME = "frames"
@@ -50,7 +49,6 @@ def run(request: Request) -> None:
     """Make all films both ways, and print how they differ."""
     from pipeline.spec import MorphSpec
     from pipeline.values import load_spec
-    from scripts.benchmarks.machine import describe_machine, find_commit
 
     specs = []
     for file in request.files:
@@ -58,16 +56,13 @@ def run(request: Request) -> None:
             more = [] if count is None else [f"num_frames={count}"]
             specs.append((file.stem, load_spec(MorphSpec, file, [*request.overrides, *more])))
     lines: list[dict[str, Any]] = []
+    fetch = cache(fetch_model)
     for name, spec in specs:
-        model = fetch_model(spec.model)
+        model = fetch(spec.model)
         lines.append({"morph": name, **_measure(model, spec)})
         say(f"{name}: {lines[-1]['renders']} renders for {lines[-1]['frames']} frames")
-    if not lines:
-        raise SpecError("no morph: name at least one TOML file")
-    print_table("Renders for frames, and how exact the solved ones are", _COLUMNS, lines)
-    machine = describe_machine(model.device)
-    document = {"benchmark": NAME, "commit": find_commit(), "machine": machine, "films": lines}
-    print(json.dumps(document))
+    title = "Renders for frames, and how exact the solved ones are"
+    print_document(NAME, title, _COLUMNS, lines, model.device)
 
 
 _COLUMNS = {

@@ -6,15 +6,16 @@ stdout, then one JSON document as the last line.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scripts.benchmarks.card import print_table
+from pipeline.errors import SpecError
+from scripts.benchmarks.card import print_document
 from scripts.command import fetch_model, option, override, say
 
 if TYPE_CHECKING:
@@ -43,25 +44,23 @@ def parse(
 ) -> Request:
     """Morphs against the algorithm of stable-diffusion-videos: seconds, evenness, cross-fade."""
     overrides = [*(set_ or []), *override({"model.source": model}, {})]
-    return Request(files, overrides, max(rounds, 1))
+    if rounds < 1:
+        raise SpecError(f"rounds = {rounds}: must be at least 1")
+    return Request(files, overrides, rounds)
 
 
 def run(request: Request) -> None:
     """Make all films, in turn, and print what was measured of them."""
     from pipeline.spec import MorphSpec
     from pipeline.values import load_spec
-    from scripts.benchmarks.machine import describe_machine, find_commit
 
     specs = {file: load_spec(MorphSpec, file, request.overrides) for file in request.files}
     lines: list[dict[str, Any]] = []
-    machine: dict[str, Any] = {}
+    fetch = cache(fetch_model)
     for file, spec in specs.items():
-        model = fetch_model(spec.model)
-        machine = describe_machine(model.device)
+        model = fetch(spec.model)
         lines += _compare(model, spec, file.stem, request.rounds)
-    print_table("Morphs, from prompts to a closed film", _COLUMNS, lines)
-    document = {"benchmark": NAME, "commit": find_commit(), "machine": machine, "films": lines}
-    print(json.dumps(document))
+    print_document(NAME, "Morphs, from prompts to a closed film", _COLUMNS, lines, model.device)
 
 
 _COLUMNS = {
