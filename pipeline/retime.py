@@ -4,7 +4,8 @@ Cheap pictures, the probes, are taken along each segment between two keyframes, 
 between neighbours say how fast the picture changes. From them comes a map from time to position.
 How many probes it takes depends on the path and not on the number of frames.
 
-Knows no model and no distance: what a probe is and how far apart two pictures are, its callers say.
+Knows no model and no distance: what a probe is and how far apart two are, its callers say. It may
+be a picture, or the latents of one.
 Knows nothing of easing or holds: position = timemap(eased time).
 """
 
